@@ -3,6 +3,8 @@
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod interrupt;
+pub mod meter;
 pub mod ops;
 pub mod pg;
 pub mod pipe;

@@ -1,1 +1,33 @@
-//! To be written.
+//! The commands: each carries its plan out and returns a report. Nothing here prints or reads a flag.
+
+pub mod base_backup;
+pub mod restore;
+pub mod status;
+pub mod wal_fetch;
+pub mod wal_push;
+
+mod error;
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+
+pub use error::Error;
+
+use crate::config::Config;
+use crate::interrupt::Interrupt;
+use crate::meter::Meter;
+
+/// What every command gets from `main`: the configuration and the outside world.
+pub struct Context<'a> {
+    pub config: &'a Config,
+    /// Looks an environment variable up.
+    pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    pub clock: &'a (dyn Fn() -> DateTime<Utc> + Sync),
+    pub interrupt: &'a Interrupt,
+    pub meter: &'a Meter,
+    /// This binary, as `restore_command` will call it.
+    pub program: PathBuf,
+    /// Where pgbak keeps what belongs to no repository: locks and files fetched ahead.
+    pub state_directory: PathBuf,
+}
