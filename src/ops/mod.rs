@@ -6,9 +6,13 @@ pub mod status;
 pub mod wal_fetch;
 pub mod wal_push;
 
+mod data_directory;
 mod error;
+mod process;
+mod repositories;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -25,7 +29,7 @@ pub struct Context<'a> {
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     pub clock: &'a (dyn Fn() -> DateTime<Utc> + Sync),
     pub interrupt: &'a Interrupt,
-    pub meter: &'a Meter,
+    pub meter: &'a Arc<Meter>,
     /// This binary, as `restore_command` will call it.
     pub program: PathBuf,
     /// Where pgbak keeps what belongs to no repository: locks and files fetched ahead.

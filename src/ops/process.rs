@@ -1,0 +1,67 @@
+//! This process among others: who holds a lease, who holds a lock.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::{Context, Error};
+use crate::repo::lease::{Holder, Observer};
+
+/// A lock that this process holds until it is dropped, or dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Context<'_> {
+    /// How this process signs its leases.
+    pub(super) fn holder(&self) -> Holder {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let pid_scope = format!("{} {}", boot.trim(), namespace.display());
+        Holder { host, pid: std::process::id(), pid_scope }
+    }
+
+    pub(super) fn observer(&self) -> Observer<'static> {
+        Observer { holder: self.holder(), is_running: &is_running }
+    }
+
+    /// Takes the lock of this name, or fails with who has it. Only one run of `command` works on one cluster.
+    pub(super) fn lock(&self, command: &'static str, cluster: &str) -> Result<Lock, Error> {
+        let path = self.state_directory.join(format!("{command}-{cluster}.lock"));
+        let io = |source| Error::Io { action: "open the lock file", path: path.clone(), source };
+        make_private_directory(&self.state_directory)?;
+        let mut file = private_file(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Whoever holds it may not have signed it yet.
+                let _ = file.take(4096).read_to_string(&mut holder);
+                return Err(Error::Locked { command, holder: holder.trim().to_owned() });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        let signature = format!("process {} since {}\n", std::process::id(), (self.clock)().to_rfc3339());
+        file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
+        file.write_all(signature.as_bytes()).map_err(io)?;
+        Ok(Lock { _file: file })
+    }
+}
+
+/// Makes a directory of pgbak's own, with everything above it, closed to others from the first moment.
+pub fn make_private_directory(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| Error::Io { action: "create the directory", path: path.to_owned(), source })
+}
+
+fn private_file(path: &PathBuf) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn is_running(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}

@@ -1,0 +1,198 @@
+//! `restore`: a data directory put back, at any point in time.
+//!
+//! In this order: the plan is proven, the target directories are inspected, and only then is anything written. The
+//! data directory is marked as being restored and loses its `pg_control`; archives are unpacked on all cores, each
+//! file checked against the manifest; recovery settings are written; all of it is made durable; `pg_control` comes
+//! last. What dies on the way cannot be started, and a second run with `--delta` finishes it.
+
+mod data_files;
+mod delta;
+mod places;
+mod proof;
+mod recovery_settings;
+mod target;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+pub use crate::plan::recovery::{Target, TargetAction, TargetTimeline};
+
+use self::data_files::{DataFiles, Expected, Unpacking};
+use self::delta::Delta;
+use self::places::Places;
+use self::proof::Proof;
+use self::target::Owner;
+use super::{Context, Error};
+use crate::pg::tablespace_map;
+use crate::pipe::{self, Workers};
+use crate::repo::BackupReader;
+
+#[derive(Debug)]
+pub struct Request {
+    pub directory: PathBuf,
+    /// A backup's name; `None` is the newest that reaches the target.
+    pub backup: Option<String>,
+    pub target: Target,
+    /// Stop just before the target instead of just after it.
+    pub exclusive: bool,
+    pub timeline: TargetTimeline,
+    pub action: TargetAction,
+    /// Old location and new location, both absolute.
+    pub tablespace_mapping: Vec<(PathBuf, PathBuf)>,
+    pub standby: bool,
+    pub delta: bool,
+    /// Only this repository; `None` is any, in the order of the configuration.
+    pub repository: Option<String>,
+    pub dry_run: bool,
+}
+
+/// What was proven before the first byte, and what was done. Serialized by `--json`.
+#[derive(Debug, serde::Serialize)]
+pub struct Report {
+    pub repository: String,
+    pub backup: String,
+    pub backup_stopped_at: DateTime<Utc>,
+    pub directory: PathBuf,
+    /// In words, with the offset for times: `2026-11-22 02:00:00+01:00, inclusive`.
+    pub target: String,
+    pub timeline: u32,
+    /// The archived WAL that recovery can read, from and to; `None` when the backup brings all there is.
+    pub wal_from: Option<String>,
+    pub wal_to: Option<String>,
+    pub size_bytes: u64,
+    /// Where each tablespace goes.
+    pub tablespaces: Vec<TablespacePlace>,
+    /// The lines for postgresql.auto.conf.
+    pub settings: Vec<Setting>,
+    /// The commands that start the restored cluster.
+    pub commands: Vec<String>,
+    pub dry_run: bool,
+    pub files_written: u64,
+    /// With `--delta`: files that were already as they should be, and files that did not belong.
+    pub files_kept: u64,
+    pub files_removed: u64,
+    pub duration_seconds: f64,
+    /// What the operator should know, in sentences; not failures.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, serde::Serialize)]
+pub struct TablespacePlace {
+    pub oid: u32,
+    pub directory: PathBuf,
+}
+
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Setting {
+    pub name: String,
+    pub value: String,
+}
+
+/// Restores, or with `dry_run` only proves that it could.
+pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
+    let began_at = (context.clock)();
+    let proof = Proof::find(context, request, began_at)?;
+    let places = Places::new(request, &proof.backup.tablespaces)?;
+    target::inspect(request, &places, &proof.backup)?;
+    let mut report = proof.report(context, request, &places);
+    if !request.dry_run {
+        let restore = Restore { context, request, proof: &proof, places: &places };
+        restore.carry_out(&mut report)?;
+        report.duration_seconds = ((context.clock)() - began_at).as_seconds_f64();
+    }
+    Ok(report)
+}
+
+struct Restore<'a> {
+    context: &'a Context<'a>,
+    request: &'a Request,
+    proof: &'a Proof,
+    places: &'a Places,
+}
+
+impl Restore<'_> {
+    fn carry_out(&self, report: &mut Report) -> Result<(), Error> {
+        let delta = match self.request.delta {
+            true => Delta::find(self.context, self.places, &self.proof.manifest)?,
+            false => Delta::default(),
+        };
+        report.files_kept = delta.kept.len() as u64;
+        self.context.meter.expect(self.proof.backup.size_bytes);
+        let owner = Owner::of(self.context, &self.places.data);
+
+        target::begin(self.places, &self.proof.backup)?;
+        report.files_removed = delta.remove_aliens()?;
+        let expected = Expected::from_manifest(&self.proof.manifest, delta.kept);
+        let mut files = DataFiles {
+            places: self.places,
+            owner,
+            meter: Arc::clone(self.context.meter),
+            interrupt: self.context.interrupt.clone(),
+            expected: expected.map_err(|reason| self.unrestorable("backup_manifest", reason))?,
+            written: 0,
+            directory_mode: 0o700,
+        };
+        self.unpack(&mut files)?;
+        report.files_written = files.written;
+
+        self.place_tablespaces(owner, files.directory_mode)?;
+        let settings = report.settings.iter().map(|setting| (setting.name.clone(), setting.value.clone()));
+        let settings: Vec<_> = settings.collect();
+        recovery_settings::write(&self.places.data, &self.proof.plan, &settings, owner)?;
+        let manifest = self.places.data.join("backup_manifest");
+        recovery_settings::replace(&manifest, &self.proof.manifest_bytes, owner)?;
+        target::finish(self.places, &files.control_file(), files.directory_mode, owner)
+    }
+
+    /// Unpacks every archive, and insists that everything the manifest names came out.
+    fn unpack(&self, files: &mut DataFiles<'_>) -> Result<(), Error> {
+        let workers = Arc::new(Workers::new(self.context.config.backup.workers)?);
+        let reader = BackupReader::new(&self.proof.repository, &self.proof.backup);
+        for content in reader.contents() {
+            let key = reader.archive_key(content)?;
+            let archive = reader.open(content, &workers)?;
+            let mut unpacking = Unpacking { files, content };
+            pipe::unpack(archive, &workers, &mut unpacking).map_err(|error| {
+                // An interruption comes back through the same door.
+                self.context.interrupt.check().err().map_or_else(|| self.unrestorable(&key, error), Error::from)
+            })?;
+        }
+        match files.expected.first_missing() {
+            None => Ok(()),
+            Some(path) => Err(self.unrestorable("backup", format!("{path} is in its manifest, but in no archive"))),
+        }
+    }
+
+    fn unrestorable(&self, archive: &str, reason: impl std::fmt::Display) -> Error {
+        Error::Unrestorable {
+            repository: self.proof.repository.name().to_owned(),
+            archive: archive.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Links each tablespace to where it is now, and tells recovery, which makes these links anew, the same.
+    fn place_tablespaces(&self, owner: Owner, directory_mode: u32) -> Result<(), Error> {
+        let data = &self.places.data;
+        for (oid, directory) in &self.places.tablespaces {
+            let link = data.join("pg_tblspc").join(oid.to_string());
+            target::remove_if_there(&link).map_err(|source| target::io_error("replace", &link, source))?;
+            let linked = std::os::unix::fs::symlink(directory, &link);
+            linked.map_err(|source| target::io_error("link", &link, source))?;
+            target::give_like(&link, &data.join("PG_VERSION"), owner)?;
+            target::give_like(directory, &data.join("PG_VERSION"), owner)?;
+            target::set_mode(directory, directory_mode)?;
+        }
+        if self.request.tablespace_mapping.is_empty() {
+            return Ok(());
+        }
+        let path = data.join("tablespace_map");
+        let bytes = std::fs::read(&path).map_err(|source| target::io_error("read", &path, source))?;
+        let version = self.proof.backup.server_version;
+        let moved = tablespace_map::with_locations(&bytes, version, &self.places.tablespaces)
+            .map_err(|error| self.unrestorable("tablespace_map", error))?;
+        recovery_settings::replace(&path, &moved, owner)
+    }
+}

@@ -1,0 +1,68 @@
+//! What the restored server is told: where recovery stops, and how it gets its WAL.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::target::{self, Owner, io_error};
+use super::{Context, Error};
+use crate::pg::settings_file;
+use crate::plan::recovery::RecoveryPlan;
+
+const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// The `restore_command` by which PostgreSQL calls this binary with this configuration.
+///
+/// `repositories` names those that recovery may read, unless these are all: one that is empty or away could not tell
+/// the end of the archive from its own absence.
+pub fn restore_command(context: &Context<'_>, repositories: &[String]) -> String {
+    let mut words = vec![quoted(&context.program)];
+    if let Some(file) = &context.config.file {
+        words.extend(["--config".to_owned(), quoted(file)]);
+    }
+    words.push("wal-fetch".to_owned());
+    words.extend(repositories.iter().flat_map(|name| ["--repository".to_owned(), name.clone()]));
+    words.extend(["%f".to_owned(), "\"%p\"".to_owned()]);
+    words.join(" ")
+}
+
+/// A path as a word of the shell, inside a setting in which PostgreSQL expands `%`.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string().replace('%', "%%");
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=,%".contains(c);
+    match text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// Writes the settings and the signal file. Recovery settings of the old life are commented out.
+pub fn write(data: &Path, plan: &RecoveryPlan, settings: &[(String, String)], owner: Owner) -> Result<(), Error> {
+    let path = data.join(AUTO_CONF);
+    let old = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        read => read.map_err(|source| io_error("read", &path, source))?,
+    };
+    let text = settings_file::neutralise(&old, settings_file::RECOVERY_SETTINGS);
+    let text = settings_file::append(&text, "Added by pgbak restore", settings);
+    replace(&path, &text, owner)?;
+    replace(&data.join(plan.signal.file_name()), b"", owner)
+}
+
+/// Writes a file beside its place and renames it, with the mode and owner of what it replaces.
+pub fn replace(path: &Path, content: &[u8], owner: Owner) -> Result<(), Error> {
+    let io = |source| io_error("write", path, source);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".pgbak");
+    let fresh = path.with_file_name(name);
+    // The data directory's own file tells what mode and owner its siblings have.
+    let model = fs::metadata(path).or_else(|_| fs::metadata(path.with_file_name("PG_VERSION"))).map_err(io)?;
+    let mut file =
+        fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(io)?;
+    file.write_all(content).map_err(io)?;
+    file.set_permissions(fs::Permissions::from_mode(model.permissions().mode() & 0o777)).map_err(io)?;
+    let recorded = (model.uid(), model.gid());
+    target::give(&fresh, owner.resolve(recorded))?;
+    fs::rename(&fresh, path).map_err(io)
+}

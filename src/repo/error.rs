@@ -1,0 +1,56 @@
+//! What can go wrong between a command and what a repository holds.
+
+use crate::pg::SystemIdentifier;
+use crate::storage;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+
+    /// An object is there, but it is not what it should be.
+    #[error("\"{key}\" in repository {repository} is damaged: {reason}")]
+    Damaged { repository: String, key: String, reason: String },
+
+    #[error("\"{key}\" is not in repository {repository}")]
+    Missing { repository: String, key: String },
+
+    /// Archived once already, with other content.
+    #[error("repository {repository} already holds \"{key}\" with different content")]
+    Conflict { repository: String, key: String },
+
+    #[error("repository {repository} at {place} has no {}: it is empty, or its disk is not mounted", super::layout::RESTORE_MD)]
+    NotARepository { repository: String, place: String },
+
+    #[error("repository {repository} holds nothing of system {expected}, but of {}", join(.found))]
+    OtherCluster { repository: String, expected: SystemIdentifier, found: Vec<SystemIdentifier> },
+
+    /// What was to be stored could not be read.
+    #[error("could not read {what}: {source}")]
+    Source { what: String, source: std::io::Error },
+}
+
+impl Error {
+    /// What the user can do about it: one or more full sentences.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Storage(error) => return error.hint(),
+            Self::Damaged { .. } | Self::Missing { .. } => {
+                "Use another repository that holds it, with `--repository NAME`, or another backup.".into()
+            }
+            Self::Conflict { .. } => "Two clusters write to one archive, or one was restored and went on without a \
+                 new timeline. Nothing was overwritten. Give each cluster a repository of its own."
+                .into(),
+            Self::NotARepository { place, .. } => {
+                format!("Check that {place} is mounted; `pgbak base-backup` makes a new repository.")
+            }
+            Self::OtherCluster { .. } => "Give each cluster a repository of its own.".into(),
+            Self::Source { .. } => return None,
+        })
+    }
+}
+
+fn join(systems: &[SystemIdentifier]) -> String {
+    systems.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

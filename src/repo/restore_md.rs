@@ -1,0 +1,3 @@
+//! The page that lies in every repository: how to restore without pgbak.
+
+pub const TEXT: &str = include_str!("RESTORE.md");

@@ -1,0 +1,133 @@
+//! A repository as a catalog: what its listing and its records say.
+//!
+//! The listing is the catalog; no index is kept that could disagree with it. A record that cannot be read, or that
+//! contradicts its own place, makes its backup a damaged one; it never hides the others.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use super::{Error, Repository, Result, layout};
+use crate::catalog::wal::StoredAs;
+use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, WalArchive, backup};
+use crate::pg::{SegmentSize, SystemIdentifier, Timeline, WalFileName, wal_page};
+use crate::pipe::{Codec, Workers};
+use crate::storage;
+
+/// A history has one line per promotion.
+const HISTORY_SIZE_MAX_BYTES: u64 = 1 << 20;
+
+impl Repository {
+    /// Reads everything that the repository's listing and records say.
+    pub fn catalog(&self) -> Result<Catalog> {
+        self.must_exist()?;
+        let (mut backups, mut damaged) = (Vec::new(), Vec::new());
+        for entry in self.storage().list(layout::BASE_BACKUPS)?.iter().filter(|entry| entry.is_directory()) {
+            let Ok(name) = entry.name.parse() else { continue };
+            match self.read_record(name) {
+                Ok(info) => backups.extend(info),
+                Err(Error::Damaged { reason, .. }) => {
+                    damaged.push(DamagedBackup { name: entry.name.clone(), reason });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut archives = BTreeMap::new();
+        for system in self.systems()? {
+            let of_system = |backup: &&BackupInfo| backup.system_identifier == system;
+            let recorded = backups.iter().rfind(of_system).map(|backup| backup.wal_segment_size);
+            archives.insert(system, self.wal_archive(system, recorded)?);
+        }
+        Ok(Catalog::new(backups, damaged, archives))
+    }
+
+    /// The clusters of which there is WAL.
+    pub fn systems(&self) -> Result<Vec<SystemIdentifier>> {
+        let entries = self.storage().list(layout::WAL_ARCHIVE)?;
+        let directories = entries.iter().filter(|entry| entry.is_directory());
+        Ok(directories.filter_map(|entry| entry.name.parse().ok()).collect())
+    }
+
+    /// The record of a backup; `None` where there is none, so that the backup does not exist.
+    fn read_record(&self, name: BackupName) -> Result<Option<BackupInfo>> {
+        let key = layout::backup_file(name, layout::RECORD);
+        let bytes = match self.read_small(&key, backup::MAX_BYTES as u64) {
+            Err(Error::Missing { .. }) => return Ok(None),
+            read => read?,
+        };
+        let text = String::from_utf8(bytes).map_err(|error| self.damaged(&key, error))?;
+        let parsed = BackupInfo::from_toml(&text, name);
+        parsed.map(Some).map_err(|error| self.damaged(&key, error))
+    }
+
+    fn wal_archive(&self, system: SystemIdentifier, recorded: Option<SegmentSize>) -> Result<WalArchive> {
+        let root = layout::wal_of(system);
+        let (mut files, mut histories) = (Vec::new(), Vec::new());
+        for entry in self.storage().list(&root)? {
+            if entry.is_directory() && layout::parse_segment_directory(&entry.name).is_some() {
+                files.extend(self.storage().list(&storage::join(&root, &entry.name))?);
+            } else if let Some((WalFileName::History(timeline), codec)) = layout::parse_wal_file(&entry.name) {
+                histories.push((timeline, codec));
+            }
+        }
+        // Leaves out what is not WAL, and uploads that were never committed.
+        let stored = files.iter().filter_map(|entry| {
+            let stored = StoredAs { size_bytes: entry.size_bytes()?, stored_at: entry.modified_at };
+            Some((layout::parse_wal_file(&entry.name)?.0, stored))
+        });
+        let stored: Vec<_> = stored.collect();
+        let size = match recorded {
+            Some(size) => size,
+            None => self.segment_size(system, stored.iter().map(|(name, _)| name))?,
+        };
+        let mut archive = WalArchive::new(size);
+        for (name, stored) in stored {
+            archive.add(&name, stored);
+        }
+        for (timeline, codec) in histories {
+            self.add_history(&mut archive, system, timeline, codec)?;
+        }
+        Ok(archive)
+    }
+
+    /// The segment size of a cluster without a backup, by what the first of its segments that can be read says.
+    fn segment_size<'a>(
+        &self,
+        system: SystemIdentifier,
+        names: impl Iterator<Item = &'a WalFileName>,
+    ) -> Result<SegmentSize> {
+        for name in names.filter(|name| matches!(name, WalFileName::Segment(_))) {
+            if let Some(size) = self.segment_size_in(system, name)? {
+                return Ok(size);
+            }
+        }
+        Ok(SegmentSize::DEFAULT)
+    }
+
+    /// The segment size that a stored segment's own header gives; `None` when it cannot be read.
+    pub fn segment_size_in(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Option<SegmentSize>> {
+        let workers = Workers::new(1).map_err(|source| Error::Source { what: name.to_string(), source })?;
+        let Some((_, object)) = self.open_wal(system, name, &Arc::new(workers))? else { return Ok(None) };
+        let mut page = Vec::new();
+        let read = object.take(wal_page::LongHeader::SIZE_BYTES as u64).read_to_end(&mut page);
+        let header = read.ok().and_then(|_| wal_page::LongHeader::parse(&page).ok());
+        Ok(header.map(|header| header.segment_size))
+    }
+
+    fn add_history(
+        &self,
+        archive: &mut WalArchive,
+        system: SystemIdentifier,
+        timeline: Timeline,
+        codec: Codec,
+    ) -> Result<()> {
+        let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
+        match self.read_small(&key, HISTORY_SIZE_MAX_BYTES) {
+            Ok(content) => archive.add_history(timeline, &content),
+            // Deleted since it was listed; it stays known as unreadable.
+            Err(Error::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! WAL files in a repository: each stored once, never changed, found under whichever codec it was stored with.
+//!
+//! Whether a file is what its name says is for the caller to check, on the way in and on the way out; here it is
+//! bytes with a name.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::sync::Arc;
+
+use super::{Error, Repository, Result, layout};
+use crate::pg::{SystemIdentifier, WalFileName};
+use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers};
+use crate::storage::{self, ErrorKind};
+
+/// How much is read, compared or copied at a time.
+const CHUNK_SIZE_BYTES: usize = 256 << 10;
+
+/// What storing a file came to. Either way it is durable now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    New,
+    /// It had been stored before, with the same content.
+    Already,
+}
+
+/// Whether a missing file may be the end of the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// Nothing later is there on its timeline.
+    AtTheEnd,
+    /// Something later is there, so that the archive has a gap.
+    InTheMiddle,
+}
+
+/// How a WAL file is stored: histories and backup notes are a few lines, and are left readable.
+pub fn stored_as(name: &WalFileName, compression: Compression) -> Compression {
+    match name {
+        WalFileName::Segment(_) | WalFileName::Partial(_) => compression,
+        WalFileName::History(_) | WalFileName::BackupNote(_) => {
+            Compression::new(Codec::None, None).expect("no compression has no level to be wrong")
+        }
+    }
+}
+
+impl Repository {
+    /// Stores `source` as `name`, durably.
+    ///
+    /// The same content again succeeds; other content is [`Error::Conflict`] and nothing is touched. A stored object
+    /// that cannot be read back is worth nothing, and is replaced.
+    pub fn store_wal(
+        &self,
+        system: SystemIdentifier,
+        name: &WalFileName,
+        source: &File,
+        compression: Compression,
+        workers: &Arc<Workers>,
+    ) -> Result<Stored> {
+        self.ensure_exists()?;
+        if let Some((key, codec)) = self.find_wal(system, name)? {
+            if let Some(stored) = self.settle(&key, codec, source, workers)? {
+                return Ok(stored);
+            }
+            tracing::warn!("{key} in repository {} cannot be read back and is replaced", self.name());
+            self.storage().delete(&key)?;
+        }
+        let compression = stored_as(name, compression);
+        let key = layout::wal_file(system, name, compression.codec());
+        match self.upload(&key, source, compression, workers) {
+            // Another process was faster.
+            Err(Error::Storage(error)) if error.kind == ErrorKind::AlreadyExists => self
+                .settle(&key, compression.codec(), source, workers)?
+                .ok_or_else(|| self.damaged(&key, "it cannot be read back")),
+            uploaded => uploaded.map(|()| Stored::New),
+        }
+    }
+
+    /// Opens a WAL file; `None` when there is none of this name. Reading ends in an error where it is damaged.
+    pub fn open_wal(
+        &self,
+        system: SystemIdentifier,
+        name: &WalFileName,
+        workers: &Arc<Workers>,
+    ) -> Result<Option<(String, ArchiveReader)>> {
+        let Some((key, codec)) = self.find_wal(system, name)? else { return Ok(None) };
+        match self.storage().open(&key) {
+            Ok(object) => Ok(Some((key, ArchiveReader::new(workers, codec, object, None)))),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Says what it means that a file is not there. See [`Missing`].
+    pub fn missing_wal(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Missing> {
+        self.must_exist()?;
+        let timeline = name.timeline();
+        let directories = self.storage().list(&layout::wal_of(system))?;
+        let on_timeline = directories.iter().filter_map(|entry| {
+            let (of, log) = layout::parse_segment_directory(&entry.name)?;
+            (entry.is_directory() && of == timeline).then_some((log, entry))
+        });
+        for (_, directory) in on_timeline.filter(|(log, _)| may_hold_later(name, *log)) {
+            let path = storage::join(&layout::wal_of(system), &directory.name);
+            let files = self.storage().list(&path)?;
+            let stored = files.iter().filter(|entry| entry.size_bytes().is_some());
+            if stored.filter_map(|entry| layout::parse_wal_file(&entry.name)).any(|(file, _)| is_later(&file, name)) {
+                return Ok(Missing::InTheMiddle);
+            }
+        }
+        Ok(Missing::AtTheEnd)
+    }
+
+    fn find_wal(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Option<(String, Codec)>> {
+        let directory = layout::wal_directory(system, name);
+        let found = self.storage().list(&directory)?.into_iter().find_map(|entry| {
+            entry.size_bytes()?;
+            let (found, codec) = layout::parse_wal_file(&entry.name)?;
+            (found == *name).then_some(codec)
+        });
+        Ok(found.map(|codec| (layout::wal_file(system, name, codec), codec)))
+    }
+
+    fn upload(
+        &self,
+        key: &str,
+        mut source: &File,
+        compression: Compression,
+        workers: &Arc<Workers>,
+    ) -> Result<()> {
+        let failed_source = |error| Error::Source { what: key.to_owned(), source: error };
+        source.rewind().map_err(failed_source)?;
+        let upload = self.storage().create(key)?;
+        let mut writer = ArchiveWriter::new(workers, compression, vec![upload]);
+        let mut chunk = vec![0; CHUNK_SIZE_BYTES];
+        loop {
+            let length = source.read(&mut chunk).map_err(failed_source)?;
+            // What went wrong in the sink comes back from `finish`.
+            if length == 0 || writer.write_all(&chunk[..length]).is_err() {
+                break;
+            }
+        }
+        let sink = writer.finish().sinks.into_iter().next().expect("there is one sink");
+        let upload = sink.map_err(|error| storage::Error::from_io("write", key, self.storage(), error))?;
+        Ok(upload.commit()?)
+    }
+
+    /// Compares what is stored with `source`: `None` when it cannot be read back.
+    fn settle(
+        &self,
+        key: &str,
+        codec: Codec,
+        source: &File,
+        workers: &Arc<Workers>,
+    ) -> Result<Option<Stored>> {
+        let stored = ArchiveReader::new(workers, codec, self.storage().open(key)?, None);
+        match same_content(stored, source) {
+            Err(CompareError::Stored(error)) => {
+                tracing::debug!("{key}: {error}");
+                Ok(None)
+            }
+            Err(CompareError::Source(error)) => Err(Error::Source { what: key.to_owned(), source: error }),
+            Ok(false) => Err(Error::Conflict { repository: self.name().to_owned(), key: key.to_owned() }),
+            Ok(true) => {
+                self.make_durable(key)?;
+                Ok(Some(Stored::Already))
+            }
+        }
+    }
+
+    /// Whoever stored the object may have died between making it visible and making that durable. The storage
+    /// contract ties durability to the refusal to overwrite, so trying to overwrite it is how to be sure.
+    fn make_durable(&self, key: &str) -> Result<()> {
+        match self.storage().create(key)?.commit() {
+            Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                // It was deleted under us, and an empty object now stands in its place.
+                self.storage().delete(key)?;
+                Err(Error::Missing { repository: self.name().to_owned(), key: key.to_owned() })
+            }
+        }
+    }
+}
+
+/// Whether a directory of log number `log` may hold something later than `name` on its timeline.
+fn may_hold_later(name: &WalFileName, log: u32) -> bool {
+    match name {
+        WalFileName::Segment(text) | WalFileName::Partial(text) | WalFileName::BackupNote(text) => {
+            u32::from_str_radix(&text[8..16], 16).is_ok_and(|own| log >= own)
+        }
+        // Every segment of a timeline comes after its history.
+        WalFileName::History(_) => true,
+    }
+}
+
+/// Whether `file` is WAL that comes after `name`, both on one timeline. Names of one timeline sort as their LSNs do.
+fn is_later(file: &WalFileName, name: &WalFileName) -> bool {
+    let (WalFileName::Segment(file) | WalFileName::Partial(file)) = file else { return false };
+    match name {
+        WalFileName::Segment(name) | WalFileName::Partial(name) | WalFileName::BackupNote(name) => {
+            file[..24] > name[..24]
+        }
+        WalFileName::History(_) => true,
+    }
+}
+
+enum CompareError {
+    Stored(io::Error),
+    Source(io::Error),
+}
+
+fn same_content(mut stored: impl Read, mut source: &File) -> std::result::Result<bool, CompareError> {
+    source.rewind().map_err(CompareError::Source)?;
+    let (mut ours, mut theirs) = (vec![0; CHUNK_SIZE_BYTES], vec![0; CHUNK_SIZE_BYTES]);
+    let mut same = true;
+    // The stored file is read to its end even after a difference: only whole can it be in conflict.
+    loop {
+        let length = fill(&mut stored, &mut theirs).map_err(CompareError::Stored)?;
+        let own_length = fill(&mut source, &mut ours).map_err(CompareError::Source)?;
+        same &= theirs[..length] == ours[..own_length];
+        if length == 0 {
+            return Ok(same);
+        }
+    }
+}
+
+/// Reads until `buffer` is full or there is no more.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match reader.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
