@@ -21,6 +21,8 @@ pub use error::Error;
 use crate::config::Config;
 use crate::interrupt::Interrupt;
 use crate::meter::Meter;
+use crate::pipe::Workers;
+use crate::repo;
 
 /// What every command gets from `main`: the configuration and the outside world.
 pub struct Context<'a> {
@@ -34,4 +36,12 @@ pub struct Context<'a> {
     pub program: PathBuf,
     /// Where pgbak keeps what belongs to no repository: locks and files fetched ahead.
     pub state_directory: PathBuf,
+}
+
+impl Context<'_> {
+    /// The threads that compress, decompress and check.
+    fn workers(&self) -> Result<Arc<Workers>, Error> {
+        let workers = Workers::new(self.config.backup.workers);
+        workers.map(Arc::new).map_err(|source| repo::Error::Threads { source }.into())
+    }
 }

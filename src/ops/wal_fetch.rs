@@ -109,7 +109,7 @@ impl<'a> Fetch<'a> {
             Some(system) => system,
             None => only_system(&name, &repositories)?,
         };
-        let workers = Arc::new(Workers::new(context.config.backup.workers));
+        let workers = context.workers()?;
         Ok(Self { context, name, system, repositories, workers })
     }
 

@@ -32,7 +32,7 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<(), Error> {
     let repositories = context.repositories(&context.config.wal.push_to)?;
     let system = identify(&name, &file, &path, cluster, &repositories)?;
 
-    let workers = Arc::new(Workers::new(context.config.backup.workers));
+    let workers = context.workers()?;
     let compression = context.config.backup.compression;
     for repository in &repositories {
         context.interrupt.check()?;

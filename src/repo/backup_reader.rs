@@ -2,13 +2,15 @@
 //! against its own invariants.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
 
 use super::layout::{self, ArchiveContent};
 use super::{Error, Repository, Result};
 use crate::catalog::BackupInfo;
 use crate::catalog::backup::StoredFile;
 use crate::pg::manifest::Manifest;
-use crate::pipe::{ArchiveReader, Codec, StoredDigest, Workers};
+use crate::pipe::{ArchiveReader, Codec, Digester, StoredDigest, Workers};
 use crate::storage::Entry;
 
 /// A manifest has about 150 bytes a file; this is some seven million files.
@@ -56,26 +58,21 @@ impl<'a> BackupReader<'a> {
         tablespaces.chain([ArchiveContent::Base, ArchiveContent::Wal]).collect()
     }
 
-    /// The manifest, checked against the record and against its own checksum.
-    pub fn manifest(&self) -> Result<Manifest> {
+    /// The manifest, checked against the record and against its own checksum, and as it is stored, byte for byte.
+    pub fn manifest(&self) -> Result<(Manifest, Vec<u8>)> {
         let key = self.key(layout::MANIFEST);
         let bytes = self.repository.read_small(&key, MANIFEST_SIZE_MAX_BYTES)?;
         self.must_match(layout::MANIFEST, &bytes)?;
-        Manifest::parse(&bytes).map_err(|error| self.repository.damaged(&key, error))
-    }
-
-    /// The manifest as it is stored, byte for byte.
-    pub fn manifest_bytes(&self) -> Result<Vec<u8>> {
-        let bytes = self.repository.read_small(&self.key(layout::MANIFEST), MANIFEST_SIZE_MAX_BYTES)?;
-        self.must_match(layout::MANIFEST, &bytes)?;
-        Ok(bytes)
+        let manifest = Manifest::parse(&bytes).map_err(|error| self.repository.damaged(&key, error))?;
+        Ok((manifest, bytes))
     }
 
     /// Opens an archive; what is read from it ends in an error unless the stored bytes are those recorded.
-    pub fn open(&self, content: ArchiveContent, workers: &std::sync::Arc<Workers>) -> Result<ArchiveReader> {
+    pub fn open(&self, content: ArchiveContent, workers: &Arc<Workers>) -> Result<ArchiveReader<'static>> {
         let (file, codec) = self.archive(content)?;
         let object = self.repository.storage().open(&self.key(&file.name))?;
-        let expected = StoredDigest { size_bytes: file.size_bytes, sha256: file.sha256 };
+        let sha256 = file.sha256.parse().expect("a record has no other digests");
+        let expected = StoredDigest { size_bytes: file.size_bytes, sha256 };
         Ok(ArchiveReader::new(workers, codec, object, Some(expected)))
     }
 
@@ -106,7 +103,9 @@ impl<'a> BackupReader<'a> {
         let file = self.file(file_name).ok_or_else(|| {
             self.repository.damaged(&self.key(layout::RECORD), format!("it does not name {file_name}"))
         })?;
-        match crate::pipe::sha256(bytes) == file.sha256 {
+        let mut digester = Digester::default();
+        digester.write_all(bytes).expect("digesting does not fail");
+        match digester.finish().sha256.to_string() == file.sha256 {
             true => Ok(()),
             false => Err(self.repository.damaged(&key, "its SHA-256 is not the recorded one")),
         }
@@ -119,9 +118,8 @@ impl<'a> BackupReader<'a> {
         let listed: BTreeMap<&str, &str> =
             text.lines().filter_map(|line| line.split_once("  ")).map(|(sum, name)| (name, sum)).collect();
         for file in &self.info.files {
-            let recorded = crate::pipe::hex(&file.sha256);
-            if listed.get(file.name.as_str()) != Some(&recorded.as_str()) {
-                let reason = format!("it does not give {} the recorded SHA-256 {recorded}", file.name);
+            if listed.get(file.name.as_str()) != Some(&file.sha256.as_str()) {
+                let reason = format!("it does not give {} the recorded SHA-256 {}", file.name, file.sha256);
                 return Err(self.repository.damaged(&key, reason));
             }
         }

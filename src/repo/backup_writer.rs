@@ -53,19 +53,31 @@ pub struct CopyOutcome {
 pub struct Archive {
     file_name: String,
     writer: ArchiveWriter<Box<dyn Upload>>,
+    is_lost: bool,
     /// Which copy each of the writer's sinks belongs to.
     copies: Vec<usize>,
     /// Where it could not even be begun: the copy, and why.
     failed: Vec<(usize, Error)>,
 }
 
+/// Writing never fails: what went wrong, and where, is told by [`BackupWriter::commit`]. See [`Archive::is_lost`].
 impl Write for Archive {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
+        if !self.is_lost {
+            self.is_lost = self.writer.write_all(bytes).is_err();
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
+        Ok(())
+    }
+}
+
+impl Archive {
+    /// Whether no repository takes it any more, so that writing on is in vain and committing fails.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
     }
 }
 
@@ -157,14 +169,15 @@ impl BackupWriter {
             return Err(first);
         }
         let writer = ArchiveWriter::new(&self.workers, compression, uploads);
-        Ok(Archive { file_name: file_name.to_owned(), writer, copies, failed })
+        let writer = writer.map_err(|source| Error::Threads { source })?;
+        Ok(Archive { file_name: file_name.to_owned(), writer, is_lost: false, copies, failed })
     }
 
     /// Ends a file: it is durable wherever no error took that repository out.
     ///
     /// Fails only when no repository is left.
     pub fn commit(&mut self, archive: Archive) -> Result<()> {
-        let Archive { file_name, writer, copies, failed } = archive;
+        let Archive { file_name, writer, is_lost: _, copies, failed } = archive;
         for (index, error) in failed {
             self.copies[index].fail(self.name, error);
         }
@@ -186,7 +199,7 @@ impl BackupWriter {
         self.files.push(StoredFile {
             name: file_name,
             size_bytes: finished.stored_bytes,
-            sha256: finished.sha256,
+            sha256: finished.sha256.to_string(),
         });
         self.must_have_a_copy()
     }

@@ -26,6 +26,9 @@ pub enum Error {
     #[error("repository {repository} holds nothing of system {expected}, but of {}", join(.found))]
     OtherCluster { repository: String, expected: SystemIdentifier, found: Vec<SystemIdentifier> },
 
+    #[error("could not start a thread: {source}")]
+    Threads { source: std::io::Error },
+
     /// What was to be stored could not be read.
     #[error("could not read {what}: {source}")]
     Source { what: String, source: std::io::Error },
@@ -46,7 +49,7 @@ impl Error {
                 format!("Check that {place} is mounted; `pgbak base-backup` makes a new repository.")
             }
             Self::OtherCluster { .. } => "Give each cluster a repository of its own.".into(),
-            Self::Source { .. } => return None,
+            Self::Source { .. } | Self::Threads { .. } => return None,
         })
     }
 }

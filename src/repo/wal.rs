@@ -4,7 +4,7 @@
 //! bytes with a name.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::sync::Arc;
 
 use super::{Error, Repository, Result, layout};
@@ -12,7 +12,7 @@ use crate::pg::{SystemIdentifier, WalFileName};
 use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers};
 use crate::storage::{self, ErrorKind};
 
-/// How much is read, compared or copied at a time.
+/// How much is compared at a time.
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
 
 /// What storing a file came to. Either way it is durable now.
@@ -80,7 +80,7 @@ impl Repository {
         system: SystemIdentifier,
         name: &WalFileName,
         workers: &Arc<Workers>,
-    ) -> Result<Option<(String, ArchiveReader)>> {
+    ) -> Result<Option<(String, ArchiveReader<'static>)>> {
         let Some((key, codec)) = self.find_wal(system, name)? else { return Ok(None) };
         match self.storage().open(&key) {
             Ok(object) => Ok(Some((key, ArchiveReader::new(workers, codec, object, None)))),
@@ -129,12 +129,12 @@ impl Repository {
         let failed_source = |error| Error::Source { what: key.to_owned(), source: error };
         source.rewind().map_err(failed_source)?;
         let upload = self.storage().create(key)?;
-        let mut writer = ArchiveWriter::new(workers, compression, vec![upload]);
-        let mut chunk = vec![0; CHUNK_SIZE_BYTES];
+        let writer = ArchiveWriter::new(workers, compression, vec![upload]);
+        let mut writer = writer.map_err(|source| Error::Threads { source })?;
         loop {
-            let length = source.read(&mut chunk).map_err(failed_source)?;
+            let length = source.read(writer.spare()).map_err(failed_source)?;
             // What went wrong in the sink comes back from `finish`.
-            if length == 0 || writer.write_all(&chunk[..length]).is_err() {
+            if length == 0 || writer.advance(length).is_err() {
                 break;
             }
         }

@@ -1,17 +1,24 @@
 //! What passes through the archives: every file's size and checksum, to be held against the manifest.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 
 use super::Error;
-use crate::pg::manifest::{self, ManifestChecksum, ManifestFile};
-use crate::pipe::tar::{EntryKind, Event, Scanner};
+use crate::pg::backup_label::BackupLabel;
+use crate::pg::manifest::{self, ManifestError, ManifestFile};
+use crate::pipe::tar::{Ending, EntryKind, Event, Scanner};
 use crate::repo::layout::ArchiveContent;
+
+/// A label has nine lines, the longest of which is what the operator gave it.
+const LABEL_SIZE_MAX_BYTES: usize = 16 << 10;
 
 /// Every regular file received, by its path in the data directory.
 #[derive(Debug, Default)]
 pub struct Received {
     files: HashMap<Box<[u8]>, Facts>,
+    backup_label: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +37,6 @@ struct Walk {
     /// What the archive's paths are relative to, seen from the data directory.
     prefix: Vec<u8>,
     file: Option<(Box<[u8]>, Facts)>,
-    ended: bool,
 }
 
 impl Contents {
@@ -39,26 +45,29 @@ impl Contents {
             ArchiveContent::Tablespace(oid) => format!("pg_tblspc/{oid}/").into_bytes(),
             ArchiveContent::Base | ArchiveContent::Wal => Vec::new(),
         };
-        Self { scanner: Scanner::new(), walk: Walk { prefix, file: None, ended: false } }
+        Self { scanner: Scanner::default(), walk: Walk { prefix, file: None } }
     }
 
-    pub fn feed(&mut self, bytes: &[u8], received: &mut Received) -> Result<(), Error> {
-        let walk = &mut self.walk;
-        let scanned = self.scanner.feed(bytes, &mut |event| walk.on_event(event, received));
-        scanned.map_err(|error| unsound(error.to_string()))
+    pub fn feed(&mut self, mut bytes: &[u8], received: &mut Received) -> Result<(), Error> {
+        while let Some(event) = self.scanner.next(&mut bytes).map_err(|error| unsound(error.to_string()))? {
+            self.walk.on_event(event, received);
+        }
+        Ok(())
     }
 
-    pub fn finish(self, received: &mut Received) -> Result<(), Error> {
-        let Self { scanner, mut walk } = self;
-        scanner.finish(&mut |event| walk.on_event(event, received)).map_err(|error| unsound(error.to_string()))?;
-        match walk.ended {
-            true => Ok(()),
-            false => Err(unsound("an archive breaks off in the middle".into())),
+    pub fn finish(self) -> Result<(), Error> {
+        match self.scanner.finish().map_err(|error| unsound(error.to_string()))? {
+            Ending::Complete => Ok(()),
+            Ending::WithoutZeroBlocks => Err(unsound("an archive ends without its end marker".into())),
         }
     }
 }
 
 impl Walk {
+    fn is_in_label(&self) -> bool {
+        self.file.as_ref().is_some_and(|(path, _)| **path == *b"backup_label")
+    }
+
     fn on_event(&mut self, event: Event<'_>, received: &mut Received) {
         match event {
             Event::Entry(header) if header.kind == EntryKind::File => {
@@ -71,11 +80,12 @@ impl Walk {
                 if let Some((_, facts)) = &mut self.file {
                     facts.crc32c = crc32c::crc32c_append(facts.crc32c, bytes);
                 }
+                if self.is_in_label() && received.backup_label.len() + bytes.len() <= LABEL_SIZE_MAX_BYTES {
+                    received.backup_label.extend_from_slice(bytes);
+                }
             }
-            Event::EntryEnd => {
-                received.files.extend(self.file.take());
-            }
-            Event::ArchiveEnd => self.ended = true,
+            Event::EntryEnd => received.files.extend(self.file.take()),
+            Event::ArchiveEnd => {}
         }
     }
 }
@@ -86,37 +96,43 @@ impl Received {
         self.files.values().map(|facts| facts.size_bytes).sum()
     }
 
+    /// The label that the server put into the data directory's archive.
+    pub fn backup_label(&self) -> Result<BackupLabel, Error> {
+        BackupLabel::parse(&self.backup_label).map_err(|error| unsound(format!("its backup_label: {error}")))
+    }
+
     /// Reads the manifest and holds every file of it against what was received, and the other way round.
-    pub fn check(mut self, manifest: impl Read) -> Result<(), Error> {
+    pub fn check(mut self, mut manifest: impl Read) -> Result<(), Error> {
         let mut first_fault = None;
-        let read = manifest::read(manifest, &mut |file| {
+        let read = manifest::read::<ManifestError>(&mut manifest, &mut |file| {
             if let Err(fault) = self.check_file(&file) {
                 first_fault.get_or_insert(fault);
             }
+            Ok(())
         });
         // The rest is read all the same, so that the manifest's own checksum is known.
         read.map_err(|error| unsound(format!("its manifest cannot be read: {error}")))?;
         if let Some(path) = self.files.keys().next() {
-            let fault = format!("{} was sent, but is not in the manifest", String::from_utf8_lossy(path));
+            let fault = format!("{} was sent, but is not in the manifest", OsStr::from_bytes(path).display());
             first_fault.get_or_insert(fault);
         }
         first_fault.map_or(Ok(()), |fault| Err(unsound(fault)))
     }
 
     fn check_file(&mut self, file: &ManifestFile) -> Result<(), String> {
-        let path = String::from_utf8_lossy(&file.path);
-        let found = self.files.remove(file.path.as_slice());
+        let path = file.path.display();
+        let found = self.files.remove(file.path.as_bytes());
         let found = found.ok_or_else(|| format!("{path} is in the manifest, but was not sent"))?;
         if found.size_bytes != file.size_bytes {
             let expected = file.size_bytes;
             return Err(format!("{path} has {} bytes, expected {expected} by its manifest", found.size_bytes));
         }
-        match file.checksum {
-            Some(ManifestChecksum::Crc32c(expected)) if expected == found.crc32c => Ok(()),
-            Some(ManifestChecksum::Crc32c(expected)) => {
+        match file.crc32c() {
+            Some(expected) if expected == found.crc32c => Ok(()),
+            Some(expected) => {
                 Err(format!("{path} has CRC-32C {:08x}, expected {expected:08x} by its manifest", found.crc32c))
             }
-            _ => Err(format!("the manifest gives {path} no CRC-32C")),
+            None => Err(format!("the manifest gives {path} no CRC-32C")),
         }
     }
 }

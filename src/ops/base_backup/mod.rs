@@ -18,14 +18,17 @@ use self::contents::{Contents, Received};
 use self::wal::WalCopy;
 use super::process::Lock;
 use super::{Context, Error};
-use crate::catalog::{self, BackupInfo, BackupKind};
+use crate::catalog::BackupInfo;
+use crate::catalog::backup::{self, BackupKind, BackupSource};
 use crate::config::Checkpoint;
+use crate::pg::backup_label::BackupLabel;
 use crate::pg::{Lsn, SegmentSize, Timeline};
-use crate::pipe::{Codec, Compression, Workers};
+use crate::pipe::{Codec, Compression};
 use crate::repo::layout::{self, ArchiveContent};
 use crate::repo::{Archive, BackupWriter, CopyOutcome, Repository};
 use crate::server::{
-    self, BackupEvent, BaseBackup, BaseBackupOptions, ConnectionSettings, ReplicationClient, SystemIdentity,
+    BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, CheckpointMode, ConnectionSettings, ReplicationClient,
+    SystemIdentity,
 };
 
 /// How many pieces of the manifest wait for the thread that reads it.
@@ -58,7 +61,20 @@ pub struct Report {
     pub stored_bytes: u64,
     pub duration_seconds: f64,
     pub repositories: Vec<RepositoryOutcome>,
-    /// What the server said about pages whose checksum failed; empty when all is well.
+    /// Recovery starts where `backup_label` says, so that has to be where the WAL was copied from.
+fn check_label(label: &BackupLabel, start_lsn: Lsn, timeline: Timeline) -> Result<(), Error> {
+    match label.start_lsn == start_lsn && label.start_timeline.is_none_or(|labelled| labelled == timeline) {
+        true => Ok(()),
+        false => Err(Error::UnsoundStream {
+            reason: format!(
+                "its backup_label starts at {}, but the server announced {start_lsn} on timeline {timeline}",
+                label.start_lsn
+            ),
+        }),
+    }
+}
+
+/// What the server said about pages whose checksum failed; empty when all is well.
     pub damaged_pages: Vec<String>,
 }
 
@@ -77,14 +93,15 @@ impl Report {
     }
 }
 
-/// What the server said when the stream ended.
-struct End {
-    stop_lsn: Lsn,
-    /// Pages whose checksum failed; the backup is complete all the same.
-    damaged_pages: Vec<String>,
+/// What came through the first connection.
+struct Streamed {
+    end: BackupEnd,
+    /// Of all files in the archives.
+    size_bytes: u64,
+    label: BackupLabel,
 }
 
-/// What a backup is written with.
+/// What a backup is taken with.
 struct Run<'a> {
     context: &'a Context<'a>,
     request: &'a Request,
@@ -107,7 +124,7 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
     let _lock: Lock = context.lock("base-backup", &identity.system_identifier.to_string())?;
 
     sweep(context, &repositories, began_at);
-    let workers = Arc::new(Workers::new(context.config.backup.workers));
+    let workers = context.workers()?;
     let writer = BackupWriter::begin(&repositories, &workers, &context.holder(), began_at)?;
     let run = Run { context, request, identity, segment_size };
     let (info, outcomes) = run.take(writer, &mut data, &mut wal)?;
@@ -138,18 +155,18 @@ impl Run<'_> {
         let mut backup = data.base_backup(&BaseBackupOptions {
             label: label.clone(),
             checkpoint: match self.request.checkpoint {
-                Checkpoint::Fast => server::Checkpoint::Fast,
-                Checkpoint::Spread => server::Checkpoint::Spread,
+                Checkpoint::Fast => CheckpointMode::Fast,
+                Checkpoint::Spread => CheckpointMode::Spread,
             },
             max_rate_bytes_per_second: self.request.max_rate,
         })?;
         let (start_lsn, timeline) = (backup.start_lsn(), backup.timeline());
         let tablespaces = tablespaces(&backup)?;
-        self.context.meter.expect(backup.tablespaces().iter().map(|tablespace| tablespace.size_bytes_estimate).sum());
+        self.context.meter.expect(backup.tablespaces().iter().filter_map(|tablespace| tablespace.size_bytes_estimate).sum());
 
         let wal_archive = writer.create(&ArchiveContent::Wal.file_name(self.codec()), self.request.compression)?;
         let (stop_sender, stop_receiver) = bounded(1);
-        let (end, size_bytes, wal_copy) = std::thread::scope(|scope| {
+        let (streamed, wal_copy) = std::thread::scope(|scope| {
             let slot = slot_name(&writer);
             let copying = scope.spawn(|| {
                 let copy = WalCopy { client: wal, slot, timeline, start_lsn, segment_size: self.segment_size };
@@ -157,21 +174,27 @@ impl Run<'_> {
             });
             let streamed = self.stream(&mut writer, &mut backup, &|| copying.is_finished());
             // Dropping the sender tells the other thread to give up.
-            let stop = streamed.as_ref().ok().map(|(end, _)| end.stop_lsn);
+            let stop = streamed.as_ref().ok().map(|streamed| streamed.end.stop_lsn);
             stop.map(|lsn| stop_sender.send(lsn));
             drop(stop_sender);
             let copied = copying.join().expect("the thread that copies the WAL does not panic");
             match (streamed, copied) {
-                (Ok((end, size_bytes)), Ok(wal_copy)) => Ok((end, size_bytes, wal_copy)),
-                // The data stream breaks off when the WAL stream has failed; the latter is the reason.
-                (_, Err(Some(error))) | (Err(error), Err(None) | Ok(_)) => Err(error),
+                (Ok(streamed), Ok(wal_copy)) => Ok((streamed, wal_copy)),
+                // The data stream breaks off when the WAL stream has; then the latter is the reason.
+                (_, Err(Some(error))) | (Err(error), Err(None)) => Err(error),
+                (Err(_), Ok(copied)) if copied.archive.is_lost() => {
+                    Err(writer.commit(copied.archive).err().expect("a lost archive cannot be committed").into())
+                }
+                (Err(error), Ok(_)) => Err(error),
                 (Ok(_), Err(None)) => unreachable!("it was not told to give up"),
             }
         })?;
         writer.commit(wal_copy.archive)?;
+        let Streamed { end, size_bytes, label: backup_label } = streamed;
+        check_label(&backup_label, start_lsn, timeline)?;
 
         let info = BackupInfo {
-            name: writer.name().clone(),
+            name: writer.name(),
             kind: BackupKind::Full,
             label,
             system_identifier: self.identity.system_identifier,
@@ -182,12 +205,13 @@ impl Run<'_> {
             started_at,
             // By the server's clock, because recovery compares it with the server's commit times.
             stopped_at: wal_copy.stopped_at,
-            segment_size: self.segment_size,
+            wal_segment_size: self.segment_size,
+            source: if backup_label.is_from_standby() { BackupSource::Standby } else { BackupSource::Primary },
             tablespaces,
             size_bytes,
             stored_bytes: 0,
             compression: self.request.compression.to_string(),
-            damaged_pages: end.damaged_pages,
+            damaged_pages: damaged_pages(end),
             pgbak_version: env!("CARGO_PKG_VERSION").to_owned(),
             files: Vec::new(),
         };
@@ -198,14 +222,13 @@ impl Run<'_> {
         self.request.compression.codec()
     }
 
-    /// Brings the archives and the manifest to the repositories; returns how the stream ended and the size of what
-    /// the archives hold, in bytes.
+    /// Brings the archives and the manifest to the repositories.
     fn stream(
         &self,
         writer: &mut BackupWriter,
         backup: &mut BaseBackup<'_>,
         wal_has_ended: &dyn Fn() -> bool,
-    ) -> Result<(End, u64), Error> {
+    ) -> Result<Streamed, Error> {
         let mut received = Received::default();
         let mut current: Option<(Archive, Contents)> = None;
         loop {
@@ -215,7 +238,7 @@ impl Run<'_> {
             }
             match backup.next()? {
                 BackupEvent::ArchiveStarts { tablespace } => {
-                    self.end_archive(writer, current.take(), &mut received)?;
+                    self.end_archive(writer, current.take())?;
                     let content = tablespace.map_or(ArchiveContent::Base, ArchiveContent::Tablespace);
                     let archive = writer.create(&content.file_name(self.codec()), self.request.compression)?;
                     current = Some((archive, Contents::of(content)));
@@ -224,32 +247,32 @@ impl Run<'_> {
                 BackupEvent::ArchiveData(bytes) => {
                     let (archive, contents) = current.as_mut().ok_or_else(|| unsound("data before an archive"))?;
                     contents.feed(bytes, &mut received)?;
-                    archive.write_all(bytes).or_else(outcome_comes_with_commit)?;
+                    archive.write_all(bytes)?;
+                    if archive.is_lost() {
+                        self.end_archive(writer, current.take())?;
+                        continue;
+                    }
                     self.context.meter.add(bytes.len() as u64);
                     writer.keep_alive((self.context.clock)());
                 }
                 BackupEvent::ManifestStarts => {
-                    self.end_archive(writer, current.take(), &mut received)?;
+                    self.end_archive(writer, current.take())?;
                     break;
                 }
-                BackupEvent::ManifestData(_) | BackupEvent::Ends { .. } => {
+                BackupEvent::ManifestData(_) | BackupEvent::Ends(_) => {
                     return Err(unsound("the archives ended without a manifest"));
                 }
             }
         }
-        let size_bytes = received.size_bytes();
+        let (size_bytes, label) = (received.size_bytes(), received.backup_label()?);
         let end = self.stream_manifest(writer, backup, received)?;
-        Ok((end, size_bytes))
+        Ok(Streamed { end, size_bytes, label })
     }
 
-    fn end_archive(
-        &self,
-        writer: &mut BackupWriter,
-        ended: Option<(Archive, Contents)>,
-        received: &mut Received,
-    ) -> Result<(), Error> {
+    fn end_archive(&self, writer: &mut BackupWriter, ended: Option<(Archive, Contents)>) -> Result<(), Error> {
         let Some((archive, contents)) = ended else { return Ok(()) };
-        contents.finish(received)?;
+        let is_whole = if archive.is_lost() { Ok(()) } else { contents.finish() };
+        is_whole?;
         Ok(writer.commit(archive)?)
     }
 
@@ -259,7 +282,7 @@ impl Run<'_> {
         writer: &mut BackupWriter,
         backup: &mut BaseBackup<'_>,
         received: Received,
-    ) -> Result<End, Error> {
+    ) -> Result<BackupEnd, Error> {
         let none = Compression::new(Codec::None, None).expect("no compression has no level to be wrong");
         let mut archive = writer.create(layout::MANIFEST, none)?;
         let (sender, receiver) = bounded(MANIFEST_QUEUE);
@@ -279,27 +302,22 @@ impl Run<'_> {
         backup: &mut BaseBackup<'_>,
         archive: &mut Archive,
         checker: Sender<Vec<u8>>,
-    ) -> Result<End, Error> {
+    ) -> Result<BackupEnd, Error> {
         loop {
             self.context.interrupt.check()?;
             match backup.next()? {
                 BackupEvent::ManifestData(bytes) => {
-                    archive.write_all(bytes).or_else(outcome_comes_with_commit)?;
+                    archive.write_all(bytes)?;
                     // A checker that has found a fault reads no further, and says so when it is joined.
                     let _ = checker.send(bytes.to_vec());
                 }
-                BackupEvent::Ends { stop_lsn, damaged_pages } => return Ok(End { stop_lsn, damaged_pages }),
+                BackupEvent::Ends(end) => return Ok(end),
                 BackupEvent::ArchiveStarts { .. }
                 | BackupEvent::ArchiveData(_)
                 | BackupEvent::ManifestStarts => return Err(unsound("data after the manifest")),
             }
         }
     }
-}
-
-/// Why no sink is left is known to [`BackupWriter::commit`], which says it better than a failed write could.
-fn outcome_comes_with_commit(error: io::Error) -> Result<(), Error> {
-    Ok(drop(error))
 }
 
 fn unsound(reason: &str) -> Error {
@@ -310,14 +328,36 @@ fn slot_name(writer: &BackupWriter) -> String {
     format!("pgbak_{}_{}", std::process::id(), writer.name())
 }
 
-fn tablespaces(backup: &BaseBackup<'_>) -> Result<Vec<catalog::Tablespace>, Error> {
+fn tablespaces(backup: &BaseBackup<'_>) -> Result<Vec<backup::Tablespace>, Error> {
     let listed = backup.tablespaces().iter();
     let own = listed.filter_map(|tablespace| Some((tablespace.oid?, &tablespace.location)));
     own.map(|(oid, location)| {
-        let location = location.clone().ok_or_else(|| unsound("a tablespace without a location"))?;
-        Ok(catalog::Tablespace { oid, location })
+        let location = location.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
+        let location = location.ok_or_else(|| unsound("a tablespace without a location in UTF-8"))?;
+        Ok(backup::Tablespace { oid, location })
     })
     .collect()
+}
+
+/// Recovery starts where `backup_label` says, so that has to be where the WAL was copied from.
+fn check_label(label: &BackupLabel, start_lsn: Lsn, timeline: Timeline) -> Result<(), Error> {
+    match label.start_lsn == start_lsn && label.start_timeline.is_none_or(|labelled| labelled == timeline) {
+        true => Ok(()),
+        false => Err(Error::UnsoundStream {
+            reason: format!(
+                "its backup_label starts at {}, but the server announced {start_lsn} on timeline {timeline}",
+                label.start_lsn
+            ),
+        }),
+    }
+}
+
+/// What the server said about pages whose checksum failed. The backup is complete all the same.
+fn damaged_pages(end: BackupEnd) -> Vec<String> {
+    let Some(verdict) = end.checksum_failure else { return Vec::new() };
+    let told = end.notices.iter().map(ToString::to_string).filter(|notice| notice.contains("checksum"));
+    let told: Vec<_> = told.collect();
+    if told.is_empty() { vec![verdict] } else { told }
 }
 
 fn report(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use super::{Error, outcome_comes_with_commit as left_to_commit};
+use super::Error;
 use crate::interrupt::Interrupt;
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
 use crate::pipe::tar::TarWriter;
@@ -103,6 +103,9 @@ impl Segments {
                 stream.stop().map_err(Error::from)?;
                 return Ok(at);
             }
+            if self.tar.get_ref().is_lost() {
+                return Ok(DateTime::UNIX_EPOCH);
+            }
             match stream.next(POLL).map_err(Error::from)? {
                 Some(WalEvent::Data { start, bytes }) => {
                     silent_polls = 0;
@@ -136,12 +139,12 @@ impl Segments {
             let segment = SegmentName::holding(self.position.received, self.timeline, self.size);
             if self.position.open.is_none() {
                 let name = segment.file_name(self.size).to_string();
-                self.tar.begin_file(name.as_bytes(), self.size.bytes(), FILE_MODE, 0).or_else(left_to_commit)?;
+                self.tar.begin_file(&name, self.size.bytes(), FILE_MODE, 0).map_err(not_written)?;
                 self.position.open = Some(segment);
             }
             let room = segment.end(self.size) - self.position.received;
             let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-            self.tar.write_all(now).or_else(left_to_commit)?;
+            self.tar.write_all(now).map_err(not_written)?;
             self.position.received = self.position.received + now.len() as u64;
             if self.position.received == segment.end(self.size) {
                 self.close(segment)?;
@@ -160,23 +163,26 @@ impl Segments {
     /// Fills the last segment up and ends the archive.
     fn finish(mut self) -> Result<Archive, Error> {
         if let Some(segment) = self.position.open {
-            let room = segment.end(self.size) - self.position.received;
-            io::copy(&mut io::Read::take(io::repeat(0), room), &mut self.tar).map(drop).or_else(left_to_commit)?;
+            self.tar.fill_with_zeros().map_err(not_written)?;
             self.close(segment)?;
         }
-        let (archive, _outcome_comes_with_commit) = self.tar.finish();
-        Ok(archive)
+        self.tar.finish().map_err(not_written)
     }
+}
+
+/// An [`Archive`] takes everything; only a name or size that no tar can hold is refused.
+fn not_written(error: io::Error) -> Error {
+    Error::UnsoundStream { reason: format!("its WAL does not fit a tar: {error}") }
 }
 
 fn add_history(tar: &mut TarWriter<Archive>, timeline: Timeline, content: &[u8]) -> Result<(), Error> {
     let name = WalFileName::History(timeline).to_string();
-    tar.begin_file(name.as_bytes(), content.len() as u64, FILE_MODE, 0).or_else(left_to_commit)?;
-    tar.write_all(content).or_else(left_to_commit)?;
+    tar.begin_file(&name, content.len() as u64, FILE_MODE, 0).map_err(not_written)?;
+    tar.write_all(content).map_err(not_written)?;
     mark_done(tar, &name)
 }
 
 fn mark_done(tar: &mut TarWriter<Archive>, name: &str) -> Result<(), Error> {
     let path = format!("archive_status/{name}.done");
-    tar.begin_file(path.as_bytes(), 0, FILE_MODE, 0).or_else(left_to_commit)
+    tar.begin_file(&path, 0, FILE_MODE, 0).map_err(not_written)
 }

@@ -4,6 +4,7 @@
 //! there, the checksums are combined in order, and the file is what the manifest says or the restore fails.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -17,7 +18,7 @@ use crate::interrupt::Interrupt;
 use crate::meter::Meter;
 use crate::ops::data_directory::CONTROL_FILE;
 use crate::pg::WalFileName;
-use crate::pg::manifest::{Manifest, ManifestChecksum};
+use crate::pg::manifest::{Manifest, ManifestFile};
 use crate::pipe::tar::{EntryHeader, EntryKind};
 use crate::pipe::{EntrySink, Unpack};
 use crate::repo::layout::ArchiveContent;
@@ -59,19 +60,18 @@ pub struct Unpacking<'a, 'b> {
 impl Expected {
     /// Only manifests with CRC-32C come from pgbak; the path of the first file with another is the error.
     pub fn from_manifest(manifest: &Manifest, kept: HashSet<Vec<u8>>) -> Result<Self, String> {
-        let facts = |path: &Vec<u8>, file: &crate::pg::manifest::FileFacts| match file.checksum {
-            Some(ManifestChecksum::Crc32c(crc32c)) => {
-                Ok((path.clone(), Facts { size_bytes: file.size_bytes, crc32c }))
-            }
-            _ => Err(format!("its manifest gives {} no CRC-32C", String::from_utf8_lossy(path))),
+        let facts = |file: &ManifestFile| {
+            let crc32c = file.crc32c();
+            let crc32c = crc32c.ok_or_else(|| format!("it gives {} no CRC-32C", file.path.display()))?;
+            Ok((file.path.as_bytes().to_vec(), Facts { size_bytes: file.size_bytes, crc32c }))
         };
-        let files = manifest.files.iter().map(|(path, file)| facts(path, file)).collect::<Result<_, _>>()?;
+        let files = manifest.files.values().map(facts).collect::<Result<_, String>>()?;
         Ok(Self { files, kept })
     }
 
     /// A file that no archive brought.
     pub fn first_missing(&self) -> Option<String> {
-        self.files.keys().next().map(|path| String::from_utf8_lossy(path).into_owned())
+        self.files.keys().next().map(|path| shown(path))
     }
 }
 
@@ -95,7 +95,7 @@ impl<'a> DataFiles<'a> {
             self.directory_mode = 0o750;
         }
         self.written += 1;
-        let owner = self.owner.resolve((header.uid, header.gid));
+        let owner = self.owner.resolve(recorded(header));
         Arc::new(DataFile {
             path,
             mode: header.mode & 0o777,
@@ -107,11 +107,13 @@ impl<'a> DataFiles<'a> {
     }
 
     fn give(&self, path: &Path, header: &EntryHeader) -> io::Result<()> {
-        target::give(path, self.owner.resolve((header.uid, header.gid))).map_err(io::Error::other)
+        target::give(path, self.owner.resolve(recorded(header))).map_err(io::Error::other)
     }
 }
 
 impl Unpack for Unpacking<'_, '_> {
+    type Error = io::Error;
+
     fn entry(&mut self, header: &EntryHeader) -> io::Result<Option<Arc<dyn EntrySink>>> {
         self.files.interrupt.check()?;
         let path = self.path_in_cluster(header)?;
@@ -179,6 +181,12 @@ impl Unpacking<'_, '_> {
     }
 }
 
+/// Who owned it; a number that no account has stands for nobody.
+fn recorded(header: &EntryHeader) -> (u32, u32) {
+    let account = |id: u64| u32::try_from(id).unwrap_or(u32::MAX - 1);
+    (account(header.uid), account(header.gid))
+}
+
 /// `NAME`, or `archive_status/NAME.done`.
 fn must_be_wal(path: &[u8]) -> io::Result<()> {
     let text = String::from_utf8_lossy(path);
@@ -193,8 +201,12 @@ fn must_be_wal(path: &[u8]) -> io::Result<()> {
     }
 }
 
+fn shown(path: &[u8]) -> String {
+    OsStr::from_bytes(path).display().to_string()
+}
+
 fn unexpected(path: &[u8], what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", String::from_utf8_lossy(path)))
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", shown(path)))
 }
 
 /// One file that is being written.

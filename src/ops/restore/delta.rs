@@ -17,7 +17,7 @@ use super::places::Places;
 use super::target::{MARKER, io_error};
 use super::{Context, Error};
 use crate::ops::data_directory::CONTROL_FILE;
-use crate::pg::manifest::{FileFacts, Manifest, ManifestChecksum};
+use crate::pg::manifest::{Manifest, ManifestFile};
 
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
 
@@ -34,16 +34,17 @@ impl Delta {
     /// Reads every file of the old copy that the manifest names, on all cores. Changes nothing.
     pub fn find(context: &Context<'_>, places: &Places, manifest: &Manifest) -> Result<Self, Error> {
         let kept = Mutex::new(HashSet::new());
-        let queue = Mutex::new(manifest.files.iter());
+        let queue = Mutex::new(manifest.files.values());
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         std::thread::scope(|scope| {
             let work = || -> Result<(), Error> {
                 loop {
                     context.interrupt.check()?;
                     let next = queue.lock().expect("no thread panics while it holds this").next();
-                    let Some((path, facts)) = next else { return Ok(()) };
-                    if is_same(places, path, facts)? {
-                        kept.lock().expect("no thread panics while it holds this").insert(path.clone());
+                    let Some(file) = next else { return Ok(()) };
+                    if is_same(places, file)? {
+                        let path = file.path.as_bytes().to_vec();
+                        kept.lock().expect("no thread panics while it holds this").insert(path);
                     }
                 }
             };
@@ -104,10 +105,10 @@ fn aliens(root: &Path, kept: &HashSet<Vec<u8>>, prefix: &[u8]) -> Result<Vec<Pat
     Ok(found)
 }
 
-fn is_same(places: &Places, path: &[u8], facts: &FileFacts) -> Result<bool, Error> {
-    let Some(place) = places.resolve(path) else { return Ok(false) };
-    let Some(ManifestChecksum::Crc32c(expected)) = facts.checksum else { return Ok(false) };
-    let same_size = |metadata: std::fs::Metadata| metadata.is_file() && metadata.len() == facts.size_bytes;
+fn is_same(places: &Places, file: &ManifestFile) -> Result<bool, Error> {
+    let path = file.path.as_bytes();
+    let (Some(place), Some(expected)) = (places.resolve(path), file.crc32c()) else { return Ok(false) };
+    let same_size = |metadata: std::fs::Metadata| metadata.is_file() && metadata.len() == file.size_bytes;
     // Never through a link: what is behind it may be shared with others.
     if path == CONTROL_FILE.as_bytes() || !place.symlink_metadata().is_ok_and(same_size) {
         return Ok(false);

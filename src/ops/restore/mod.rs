@@ -26,7 +26,7 @@ use self::proof::Proof;
 use self::target::Owner;
 use super::{Context, Error};
 use crate::pg::tablespace_map;
-use crate::pipe::{self, Workers};
+use crate::pipe;
 use crate::repo::BackupReader;
 
 #[derive(Debug)]
@@ -148,13 +148,13 @@ impl Restore<'_> {
 
     /// Unpacks every archive, and insists that everything the manifest names came out.
     fn unpack(&self, files: &mut DataFiles<'_>) -> Result<(), Error> {
-        let workers = Arc::new(Workers::new(self.context.config.backup.workers)?);
+        let workers = self.context.workers()?;
         let reader = BackupReader::new(&self.proof.repository, &self.proof.backup);
         for content in reader.contents() {
             let key = reader.archive_key(content)?;
             let archive = reader.open(content, &workers)?;
             let mut unpacking = Unpacking { files, content };
-            pipe::unpack(archive, &workers, &mut unpacking).map_err(|error| {
+            pipe::unpack(&workers, archive, &mut unpacking).map_err(|error| {
                 // An interruption comes back through the same door.
                 self.context.interrupt.check().err().map_or_else(|| self.unrestorable(&key, error), Error::from)
             })?;

@@ -1,5 +1,7 @@
 //! What is proven before a restore's first byte: that the plan holds, and that the backup is whole.
 
+use std::ffi::OsStr;
+
 use chrono::{DateTime, Utc};
 
 use super::places::Places;
@@ -60,8 +62,7 @@ impl Proof {
         let backup = catalog.backup(plan.backup).expect("a plan names a backup of its catalog").clone();
         let reader = BackupReader::new(repository, &backup);
         reader.check()?;
-        let manifest_bytes = reader.manifest_bytes()?;
-        let manifest = reader.parse_manifest(&manifest_bytes)?;
+        let (manifest, manifest_bytes) = reader.manifest()?;
         Ok(Self {
             repository: repository.clone(),
             backup,
@@ -80,7 +81,7 @@ impl Proof {
         let settings = std::iter::once(("restore_command", command)).chain(own);
         let tablespaces = places.tablespaces.iter();
         let mut notes = plan.notes.clone();
-        let has_configuration = self.manifest.files.contains_key(b"postgresql.conf".as_slice());
+        let has_configuration = self.manifest.files.contains_key(OsStr::new("postgresql.conf"));
         if !has_configuration {
             notes.push(
                 "The backup has no postgresql.conf, because the server keeps it outside the data directory, as on \
