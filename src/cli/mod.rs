@@ -1,1 +1,249 @@
-//! To be written.
+//! The command line: flags, words, rendering, exit codes.
+//!
+//! The only part that prints. A command is one file: its documentation, which is also its help; its arguments,
+//! which turn themselves into the operation's request; its `run`; and how its report is shown. What is not a
+//! command's own is in modules named for it. Clock, environment and streams come from `main` as a [`Process`].
+
+mod base_backup;
+mod exit;
+mod failure;
+mod log;
+mod output;
+mod progress;
+mod restore;
+mod session;
+mod status;
+mod table;
+mod time;
+mod units;
+mod usage;
+mod wal_fetch;
+mod wal_push;
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::io::Write;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{self, Config};
+use crate::interrupt::Interrupt;
+use crate::meter::Meter;
+use crate::ops::Context;
+use exit::{Exit, Rules};
+use failure::Failure;
+use log::{Log, LogFormat};
+use output::Output;
+use session::{Session, Volume};
+
+pub use log::Reader;
+
+/// The outside world, as `main` found it.
+pub struct Process<'a> {
+    /// The first is the program's own name.
+    pub arguments: Vec<OsString>,
+    pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    pub clock: fn() -> DateTime<Utc>,
+    pub interrupt: &'a Interrupt,
+    /// This binary.
+    pub program: PathBuf,
+    /// The effective user.
+    pub user_id: u32,
+    pub stdout: &'a mut dyn Write,
+    pub stdout_reader: Reader,
+    pub stderr: Box<dyn Write + Send>,
+    pub stderr_reader: Reader,
+}
+
+/// Keep a PostgreSQL cluster restorable
+///
+/// Each command does one job and exits; the system's timers chain them.
+#[derive(Debug, Parser)]
+#[command(name = "pgbak", version, max_term_width = 100, after_long_help = help())]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The configuration [default: $PGBAK_CONFIG, else /etc/pgbak/pgbak.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Say more of what is being done (twice: much more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Say nothing when all is well
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// How messages are written to the standard error
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Those that people call come first, those that PostgreSQL calls last.
+#[derive(Debug, Subcommand)]
+enum Command {
+    BaseBackup(base_backup::BaseBackup),
+    Restore(restore::Restore),
+    Status(status::Status),
+    WalPush(wal_push::WalPush),
+    WalFetch(wal_fetch::WalFetch),
+}
+
+fn help() -> String {
+    exit::help(
+        "  pgbak base-backup && pgbak status",
+        &[
+            exit::DONE,
+            exit::FAILED,
+            exit::USAGE,
+            ("3", "done, with findings"),
+            exit::LOCKED,
+            exit::INTERRUPTED,
+            ("", "wal-fetch has its own: see `pgbak wal-fetch --help`"),
+        ],
+    )
+}
+
+impl Global {
+    fn level(&self) -> LevelFilter {
+        match (self.quiet, self.verbose) {
+            (true, _) => LevelFilter::ERROR,
+            (false, 0) => LevelFilter::WARN,
+            (false, 1) => LevelFilter::INFO,
+            (false, 2) => LevelFilter::DEBUG,
+            (false, _) => LevelFilter::TRACE,
+        }
+    }
+
+    fn volume(&self) -> Volume {
+        if self.quiet { Volume::Quiet } else { Volume::Usual }
+    }
+}
+
+impl Command {
+    fn rules(&self) -> Rules {
+        match self {
+            Self::WalFetch(_) => Rules::WalFetch,
+            Self::BaseBackup(_) | Self::Restore(_) | Self::Status(_) | Self::WalPush(_) => Rules::Usual,
+        }
+    }
+
+    fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
+        match self {
+            Self::BaseBackup(command) => command.run(session),
+            Self::Restore(command) => command.run(session),
+            Self::Status(command) => command.run(session),
+            Self::WalPush(command) => command.run(session),
+            Self::WalFetch(command) => command.run(session),
+        }
+    }
+}
+
+/// Does what the arguments say. Returns the exit code, whatever happens: a panic, too, ends by the command's rules.
+pub fn run(process: Process<'_>) -> u8 {
+    let rules = Cell::new(usage::rules(&process.arguments, None));
+    let ran = panic::catch_unwind(AssertUnwindSafe(|| parse_and_run(process, &rules)));
+    ran.unwrap_or_else(|_| rules.get().panicked()).code()
+}
+
+fn parse_and_run(process: Process<'_>, rules: &Cell<Rules>) -> Exit {
+    match Arguments::try_parse_from(&process.arguments) {
+        Ok(arguments) => {
+            rules.set(arguments.command.rules());
+            run_command(arguments, process)
+        }
+        Err(error) => {
+            rules.set(usage::rules(&process.arguments, Some(&error)));
+            answer_or_refuse(&error, process, rules.get())
+        }
+    }
+}
+
+/// Help and version are results; without any argument, help is what was missing.
+fn answer_or_refuse(error: &clap::Error, process: Process<'_>, rules: Rules) -> Exit {
+    let mut stderr = process.stderr;
+    if usage::is_answer(error) {
+        let text = match process.stdout_reader {
+            Reader::Terminal => error.render().ansi().to_string(),
+            Reader::Collector => error.render().to_string(),
+        };
+        return match Output::new(process.stdout).print(&text) {
+            Ok(()) => Exit::DONE,
+            Err(failure) => rules.failed(&failure),
+        };
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Where the standard error cannot be written to, the exit code says it.
+        let _ = write!(stderr, "{}", error.render());
+        return rules.usage();
+    }
+    let format = usage::log_format(&process.arguments);
+    let log = Log::new(format, LevelFilter::WARN, process.stderr_reader, process.clock, stderr);
+    refuse(&log, &usage::failure(error));
+    rules.usage()
+}
+
+fn run_command(arguments: Arguments, process: Process<'_>) -> Exit {
+    let Arguments { global, command } = arguments;
+    let rules = command.rules();
+    let level = global.level();
+    let log =
+        Arc::new(Log::new(global.log_format, level, process.stderr_reader, process.clock, process.stderr));
+    log.listen();
+    report_panics(&log);
+    let run = || {
+        let config = Config::load(global.config.as_deref(), process.environment)?;
+        let mut session = Session {
+            context: Context {
+                config: &config,
+                environment: process.environment,
+                clock: &process.clock,
+                interrupt: process.interrupt,
+                meter: &Meter::default(),
+                program: process.program,
+                state_directory: config::state_directory(process.environment, process.user_id),
+            },
+            clock: process.clock,
+            zone: &chrono::Local,
+            log: Arc::clone(&log),
+            output: Output::new(process.stdout),
+            volume: global.volume(),
+        };
+        command.run(&mut session)
+    };
+    run().unwrap_or_else(|failure| {
+        refuse(&log, &failure);
+        rules.failed(&failure)
+    })
+}
+
+fn refuse(log: &Log, failure: &Failure) {
+    log.error(&failure::one_line(failure), failure.hint().as_deref());
+}
+
+/// A panic is a bug. It is told like any other error, with the place to look at.
+fn report_panics(log: &Arc<Log>) {
+    let log = Arc::clone(log);
+    panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+        let words = panic.payload_as_str().unwrap_or("without words");
+        log.error(
+            &format!("internal error{place}: {words}"),
+            Some("This is a bug in pgbak. Please report it with the command that was run."),
+        );
+    }));
+}

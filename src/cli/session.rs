@@ -1,0 +1,81 @@
+//! What every command of the command line works with: the operation's context, and the streams to report to.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::failure::Failure;
+use super::log::Log;
+use super::output::{Output, ReportFormat, printable};
+use super::progress;
+use super::time::Zone;
+use crate::config::Config;
+use crate::ops::{self, Context};
+
+pub struct Session<'a> {
+    pub context: Context<'a>,
+    pub clock: fn() -> DateTime<Utc>,
+    pub zone: &'a dyn Zone,
+    pub log: Arc<Log>,
+    pub output: Output<'a>,
+    pub volume: Volume,
+}
+
+/// How much is said when all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volume {
+    Usual,
+    Quiet,
+}
+
+impl Session<'_> {
+    /// Runs an operation, with its progress shown.
+    pub fn with_progress<T>(
+        &self,
+        task: &str,
+        operation: impl FnOnce(&Context<'_>) -> Result<T, ops::Error>,
+    ) -> Result<T, ops::Error> {
+        match self.volume {
+            Volume::Quiet => operation(&self.context),
+            Volume::Usual => {
+                progress::shown(task, &self.log, self.context.meter, self.clock, || operation(&self.context))
+            }
+        }
+    }
+
+    /// Prints a report, and ends the command with `exit`. Quiet commands print none when all is well, except for
+    /// programs, which always want their JSON.
+    pub fn report<R: Serialize>(
+        &mut self,
+        report: &R,
+        format: ReportFormat,
+        exit: Exit,
+        render: fn(&R, &dyn Zone) -> String,
+    ) -> Result<Exit, Failure> {
+        match format {
+            ReportFormat::Json => self.output.print_json(report)?,
+            ReportFormat::Text if self.volume == Volume::Quiet && exit == Exit::DONE => {}
+            ReportFormat::Text => self.output.print(&printable(&render(report, self.zone)))?,
+        }
+        Ok(exit)
+    }
+}
+
+/// Refuses names of repositories that the configuration does not have.
+pub fn check_repositories<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+    config: &Config,
+) -> Result<(), Failure> {
+    let known = |name: &String| config.repositories.iter().any(|repository| repository.name == *name);
+    match names.into_iter().find(|name| !known(name)) {
+        Some(unknown) => {
+            let names: Vec<_> =
+                config.repositories.iter().map(|repository| repository.name.as_str()).collect();
+            let message = format!("--repository: no repository is named \"{unknown}\"");
+            Err(Failure::usage(message, format!("The repositories are: {}.", names.join(", "))))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,61 @@
+//! `pgbak wal-fetch`: what PostgreSQL's `restore_command` calls.
+
+use std::path::PathBuf;
+
+use super::exit::{self, Exit};
+use super::failure::Failure;
+use super::session::Session;
+use crate::ops::wal_fetch::{self, Outcome, Request};
+
+/// Bring one WAL file back (for restore_command)
+///
+/// Tries the repositories in their order, and goes on to the next when one fails or has the file damaged. Every
+/// file is checked before PostgreSQL sees it. The files after it are fetched ahead in the background.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = help())]
+pub struct WalFetch {
+    /// The file's name: what PostgreSQL puts for %f
+    #[arg(value_name = "NAME", required_unless_present = "ahead")]
+    name: Option<String>,
+
+    /// Where to put it, absolute or relative to the data directory: what PostgreSQL puts for %p
+    #[arg(value_name = "DESTINATION", required_unless_present = "ahead")]
+    destination: Option<PathBuf>,
+
+    /// Fetch the files after this one into the state directory: what wal-fetch starts in the background
+    #[arg(long, value_name = "NAME", hide = true, conflicts_with_all = ["name", "destination"])]
+    ahead: Option<String>,
+}
+
+fn help() -> String {
+    exit::help(
+        "  restore_command = 'pgbak wal-fetch %f %p'    # in postgresql.conf; `pgbak restore` writes it",
+        &[
+            ("0", "fetched"),
+            ("1", "the repository was read, and has neither this file nor a later one of its timeline"),
+            ("200", "anything else: PostgreSQL stops, and promotes nothing that is incomplete"),
+            ("130, 143", "interrupted by SIGINT or SIGTERM"),
+        ],
+    )
+}
+
+impl WalFetch {
+    pub fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
+        if let Some(name) = &self.ahead {
+            wal_fetch::run_ahead(&session.context, name)?;
+            return Ok(Exit::DONE);
+        }
+        let (Some(name), Some(destination)) = (self.name, self.destination) else {
+            return Err(Failure::usage("NAME and DESTINATION are missing", "See `pgbak wal-fetch --help`."));
+        };
+        let request = Request { name, destination, fetch_ahead: true };
+        match wal_fetch::run(&session.context, &request)? {
+            Outcome::Fetched => Ok(Exit::DONE),
+            Outcome::EndOfArchive => {
+                // Every recovery ends with some of these, and PostgreSQL's log has them anyway.
+                tracing::info!("{} is not in the archive, nor is anything after it", request.name);
+                Ok(Exit::END_OF_ARCHIVE)
+            }
+        }
+    }
+}
