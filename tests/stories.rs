@@ -1,0 +1,9 @@
+//! What pgbak does for an operator, told on real clusters. Each test is one story about one site.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+mod stories {
+    mod fixture;
+}

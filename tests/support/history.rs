@@ -1,0 +1,88 @@
+//! What really happened, in WAL order: the oracle for point-in-time recovery.
+//!
+//! PostgreSQL decides at each commit record whether recovery stops there (`recoveryStopsBefore` and
+//! `recoveryStopsAfter` in `src/backend/access/transam/xlogrecovery.c`). Commits that run at the same time may be
+//! written in another order than their timestamps say, so what a target means is read from the WAL itself, by
+//! `pg_waldump`, and from nothing that a client believes.
+
+use std::path::Path;
+
+use super::{Identity, Installation};
+use pgbak::pg::Lsn;
+
+/// A commit record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    pub xid: u32,
+    /// Where the record starts.
+    pub lsn: Lsn,
+    /// As recovery compares it, in UTC with microseconds: `2026-11-22 02:00:00.123456 UTC`. Text order is time order.
+    pub time: String,
+}
+
+/// The commits of one stretch of WAL, in its order.
+#[derive(Debug, Clone)]
+pub struct History {
+    pub commits: Vec<Commit>,
+}
+
+impl History {
+    /// What is there after `recovery_target_time` with `recovery_target_inclusive = true`.
+    pub fn up_to_time(&self, time: &str) -> &[Commit] {
+        self.before(|commit| commit.time.as_str() > time)
+    }
+
+    /// The same with `recovery_target_inclusive = false`.
+    pub fn before_time(&self, time: &str) -> &[Commit] {
+        self.before(|commit| commit.time.as_str() >= time)
+    }
+
+    pub fn up_to_xid(&self, xid: u32) -> &[Commit] {
+        &self.commits[..self.before_xid(xid).len() + 1]
+    }
+
+    pub fn before_xid(&self, xid: u32) -> &[Commit] {
+        self.before(|commit| commit.xid == xid)
+    }
+
+    /// Everything whose record starts before `lsn`.
+    pub fn before_lsn(&self, lsn: Lsn) -> &[Commit] {
+        self.before(|commit| commit.lsn >= lsn)
+    }
+
+    /// A commit in the middle, with others on both sides.
+    pub fn middle(&self) -> &Commit {
+        &self.commits[self.commits.len() / 2]
+    }
+
+    fn before(&self, stops: impl Fn(&Commit) -> bool) -> &[Commit] {
+        let end = self.commits.iter().position(stops).unwrap_or(self.commits.len());
+        &self.commits[..end]
+    }
+}
+
+/// Reads the commit records between two locations from a cluster's `pg_wal`.
+pub fn read_commits(identity: &Identity, data: &Path, from: Lsn, to: Lsn) -> Vec<Commit> {
+    let installation = Installation::find().expect("there is WAL only where PostgreSQL is");
+    let mut command = identity.command(installation.program("pg_waldump"), "KILL");
+    command.arg("--path").arg(data.join("pg_wal")).args(["--rmgr", "Transaction"]);
+    command.args(["--start", &from.to_string(), "--end", &to.to_string()]).env("TZ", "UTC").current_dir(data);
+    let output = command.output().expect("pg_waldump runs");
+    let dump = String::from_utf8(output.stdout).expect("pg_waldump prints UTF-8");
+    let commits: Vec<Commit> = dump.lines().filter_map(commit).collect();
+    assert!(!commits.is_empty(), "no commit in {from}..{to}: {}", String::from_utf8_lossy(&output.stderr));
+    commits
+}
+
+/// Reads `rmgr: Transaction len (rec/tot): 34/34, tx: 745, lsn: 0/01510D50, prev …, desc: COMMIT 2026-11-22
+/// 02:00:00.123456 UTC; …`.
+fn commit(line: &str) -> Option<Commit> {
+    let (head, description) = line.split_once("desc: COMMIT ")?;
+    let field = |name: &str| head.split_once(name)?.1.split(',').next().map(str::trim);
+    let time = description.split(';').next()?.trim();
+    Some(Commit {
+        xid: field("tx: ")?.parse().ok()?,
+        lsn: field("lsn: ")?.parse().ok()?,
+        time: time.to_owned(),
+    })
+}
