@@ -33,7 +33,6 @@ use tracing::level_filters::LevelFilter;
 
 use crate::config::{self, Config};
 use crate::interrupt::Interrupt;
-use crate::meter::Meter;
 use crate::ops::Context;
 use exit::{Exit, Rules};
 use failure::Failure;
@@ -213,7 +212,7 @@ fn run_command(arguments: Arguments, process: Process<'_>) -> Exit {
                 environment: process.environment,
                 clock: &process.clock,
                 interrupt: process.interrupt,
-                meter: &Meter::default(),
+                meter: &Arc::default(),
                 program: process.program,
                 state_directory: config::state_directory(process.environment, process.user_id),
             },

@@ -11,7 +11,9 @@ use super::table::{self, Align};
 use super::time::{self, ReadAs, Zone};
 use super::units;
 use crate::config::Config;
-use crate::ops::restore::{self, Report, Request, Target, TargetAction, TargetTimeline};
+use crate::ops::restore::{
+    self, Report, Request, Setting, TablespacePlace, Target, TargetAction, TargetTimeline,
+};
 use crate::pg::Lsn;
 
 /// Put a data directory back, at any point in time
@@ -267,7 +269,7 @@ fn render(report: &Report, zone: &dyn Zone) -> String {
     text.push_str(&table::lines("  ", [Align::Left, Align::Left], &facts(report, zone)));
     if !report.settings.is_empty() {
         text.push_str("Settings in postgresql.auto.conf:\n");
-        for (name, value) in &report.settings {
+        for Setting { name, value } in &report.settings {
             text.push_str(&format!("  {name} = '{}'\n", value.replace('\'', "''")));
         }
     }
@@ -300,9 +302,9 @@ fn facts(report: &Report, zone: &dyn Zone) -> Vec<[String; 2]> {
         fact("directory", report.directory.display().to_string()),
         fact("size", units::size(report.size_bytes)),
     ];
-    for (i, (oid, location)) in report.tablespaces.iter().enumerate() {
+    for (i, TablespacePlace { oid, directory }) in report.tablespaces.iter().enumerate() {
         let name = if i == 0 { "tablespaces" } else { "" };
-        facts.push(fact(name, format!("{oid} in {}", location.display())));
+        facts.push(fact(name, format!("{oid} in {}", directory.display())));
     }
     if !report.dry_run {
         let duration = Duration::try_from_secs_f64(report.duration_seconds).unwrap_or_default();
@@ -341,10 +343,13 @@ mod tests {
             wal_from: Some("000000010000000000000002".into()),
             wal_to: Some("000000010000000000000042".into()),
             size_bytes: 12_345_678_901,
-            tablespaces: vec![(16_401, "/fast/a".into()), (16_402, "/fast/b".into())],
+            tablespaces: vec![
+                TablespacePlace { oid: 16_401, directory: "/fast/a".into() },
+                TablespacePlace { oid: 16_402, directory: "/fast/b".into() },
+            ],
             settings: vec![
-                ("restore_command".into(), "pgbak wal-fetch %f %p".into()),
-                ("recovery_target_name".into(), "it's".into()),
+                Setting { name: "restore_command".into(), value: "pgbak wal-fetch %f %p".into() },
+                Setting { name: "recovery_target_name".into(), value: "it's".into() },
             ],
             commands: vec!["pg_ctl -D /var/lib/postgresql/15/restored start".into()],
             dry_run: true,

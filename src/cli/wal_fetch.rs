@@ -15,15 +15,19 @@ use crate::ops::wal_fetch::{self, Outcome, Request};
 #[command(after_long_help = help())]
 pub struct WalFetch {
     /// The file's name: what PostgreSQL puts for %f
-    #[arg(value_name = "NAME", required_unless_present = "ahead")]
-    name: Option<String>,
+    #[arg(value_name = "NAME")]
+    name: String,
 
     /// Where to put it, absolute or relative to the data directory: what PostgreSQL puts for %p
     #[arg(value_name = "DESTINATION", required_unless_present = "ahead")]
     destination: Option<PathBuf>,
 
-    /// Fetch the files after this one into the state directory: what wal-fetch starts in the background
-    #[arg(long, value_name = "NAME", hide = true, conflicts_with_all = ["name", "destination"])]
+    /// Ask only this repository, and no other; may be given several times
+    #[arg(long, value_name = "NAME")]
+    repository: Vec<String>,
+
+    /// Fetch the files after NAME into the state directory: what wal-fetch starts in the background
+    #[arg(long, value_name = "SYSTEM", hide = true, conflicts_with = "destination")]
     ahead: Option<String>,
 }
 
@@ -41,14 +45,14 @@ fn help() -> String {
 
 impl WalFetch {
     pub fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
-        if let Some(name) = &self.ahead {
-            wal_fetch::run_ahead(&session.context, name)?;
+        if let Some(system) = &self.ahead {
+            wal_fetch::run_ahead(&session.context, &self.name, system, &self.repository)?;
             return Ok(Exit::DONE);
         }
-        let (Some(name), Some(destination)) = (self.name, self.destination) else {
-            return Err(Failure::usage("NAME and DESTINATION are missing", "See `pgbak wal-fetch --help`."));
+        let Some(destination) = self.destination else {
+            return Err(Failure::usage("DESTINATION is missing", "See `pgbak wal-fetch --help`."));
         };
-        let request = Request { name, destination, fetch_ahead: true };
+        let request = Request { name: self.name, destination, repositories: self.repository, fetch_ahead: true };
         match wal_fetch::run(&session.context, &request)? {
             Outcome::Fetched => Ok(Exit::DONE),
             Outcome::EndOfArchive => {

@@ -3,12 +3,10 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::{Context, Error};
 use crate::pg::history::TimelineHistory;
 use crate::pg::{SystemIdentifier, WalFileName, wal_page};
-use crate::pipe::Workers;
 use crate::repo::Repository;
 use crate::repo::wal::Stored;
 

@@ -63,9 +63,7 @@ pub struct Archive {
 /// Writing never fails: what went wrong, and where, is told by [`BackupWriter::commit`]. See [`Archive::is_lost`].
 impl Write for Archive {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.is_lost {
-            self.is_lost = self.writer.write_all(bytes).is_err();
-        }
+        self.put(bytes);
         Ok(bytes.len())
     }
 
@@ -75,6 +73,12 @@ impl Write for Archive {
 }
 
 impl Archive {
+    pub fn put(&mut self, bytes: &[u8]) {
+        if !self.is_lost {
+            self.is_lost = self.writer.write_all(bytes).is_err();
+        }
+    }
+
     /// Whether no repository takes it any more, so that writing on is in vain and committing fails.
     pub fn is_lost(&self) -> bool {
         self.is_lost
@@ -114,7 +118,7 @@ impl BackupWriter {
             taken.extend(entries.into_iter().map(|entry| entry.name));
         }
         let mut started_at = now;
-        while taken.contains(BackupName::of(started_at).to_string()) {
+        while taken.contains(&BackupName::of(started_at).to_string()) {
             started_at += chrono::TimeDelta::seconds(1);
         }
 

@@ -8,8 +8,7 @@
 mod contents;
 mod wal;
 
-use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::io::{self, Read};
 
 use chrono::{DateTime, Utc};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -61,20 +60,7 @@ pub struct Report {
     pub stored_bytes: u64,
     pub duration_seconds: f64,
     pub repositories: Vec<RepositoryOutcome>,
-    /// Recovery starts where `backup_label` says, so that has to be where the WAL was copied from.
-fn check_label(label: &BackupLabel, start_lsn: Lsn, timeline: Timeline) -> Result<(), Error> {
-    match label.start_lsn == start_lsn && label.start_timeline.is_none_or(|labelled| labelled == timeline) {
-        true => Ok(()),
-        false => Err(Error::UnsoundStream {
-            reason: format!(
-                "its backup_label starts at {}, but the server announced {start_lsn} on timeline {timeline}",
-                label.start_lsn
-            ),
-        }),
-    }
-}
-
-/// What the server said about pages whose checksum failed; empty when all is well.
+    /// What the server said about pages whose checksum failed; empty when all is well.
     pub damaged_pages: Vec<String>,
 }
 
@@ -247,7 +233,7 @@ impl Run<'_> {
                 BackupEvent::ArchiveData(bytes) => {
                     let (archive, contents) = current.as_mut().ok_or_else(|| unsound("data before an archive"))?;
                     contents.feed(bytes, &mut received)?;
-                    archive.write_all(bytes)?;
+                    archive.put(bytes);
                     if archive.is_lost() {
                         self.end_archive(writer, current.take())?;
                         continue;
@@ -307,7 +293,7 @@ impl Run<'_> {
             self.context.interrupt.check()?;
             match backup.next()? {
                 BackupEvent::ManifestData(bytes) => {
-                    archive.write_all(bytes)?;
+                    archive.put(bytes);
                     // A checker that has found a fault reads no further, and says so when it is joined.
                     let _ = checker.send(bytes.to_vec());
                 }

@@ -53,7 +53,8 @@ impl Proof {
         let catalog = repository.catalog()?;
         let wanted = RecoveryRequest {
             backup: request.backup.clone(),
-            target: in_words(request),
+            target: request.target.clone(),
+            exclusive: request.exclusive,
             timeline: request.timeline,
             action: request.action,
             standby: request.standby,
