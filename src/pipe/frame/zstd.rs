@@ -1,0 +1,152 @@
+//! zstd frames, as RFC 8878 describes them.
+//!
+//! ```text
+//! frame:     magic(4) descriptor(1) [window(1)] [dictionary(0,1,2,4)] [content size(0,1,2,4,8)] block... [checksum(4)]
+//! block:     header(3) data; the header is, from the lowest bit: last(1) type(2) size(21)
+//! skippable: magic(4) size(4) data
+//! ```
+
+use std::io::{self, Read};
+
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, SafeResult};
+
+use super::super::buffer::Buffer;
+use super::super::error::Error;
+use super::super::source::Source;
+use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, truncated, u32_at};
+
+const MAGIC: u32 = 0xFD2F_B528;
+const SKIPPABLE_MAGIC: u32 = 0x184D_2A50; // to 0x184D_2A5F
+
+#[derive(Default)]
+pub(super) struct Scratch {
+    compressor: Option<(i32, CCtx<'static>)>,
+    decompressor: Option<DCtx<'static>>,
+}
+
+impl Scratch {
+    pub fn compress(&mut self, level: i32, input: &[u8], output: &mut Buffer) -> Result<(), BadFrame> {
+        if self.compressor.as_ref().is_none_or(|&(of_level, _)| of_level != level) {
+            self.compressor = Some((level, compressor(level)?));
+        }
+        let (_, compressor) = self.compressor.as_mut().expect("was just made");
+        output.reserve(zstd_safe::compress_bound(input.len()));
+        let size = checked(compressor.compress2(output.spare(), input))?;
+        output.advance(size);
+        Ok(())
+    }
+
+    pub fn decompress(&mut self, stored: &[u8], output: &mut Buffer) -> Result<(), BadFrame> {
+        let size = content_size(stored).ok_or_else(|| BadFrame::new("zstd: no content size"))?;
+        output.reserve(size);
+        let decompressor = self.decompressor.get_or_insert_with(DCtx::create);
+        let found = checked(decompressor.decompress(&mut output.spare()[..size], stored))?;
+        output.advance(found);
+        Ok(())
+    }
+}
+
+fn compressor(level: i32) -> Result<CCtx<'static>, BadFrame> {
+    let mut context = CCtx::create();
+    checked(context.set_parameter(CParameter::CompressionLevel(level)))?;
+    checked(context.set_parameter(CParameter::ChecksumFlag(true)))?;
+    Ok(context)
+}
+
+fn checked(result: SafeResult) -> Result<usize, BadFrame> {
+    result.map_err(|code| BadFrame(format!("zstd: {}", zstd_safe::get_error_name(code))))
+}
+
+/// The content's size, where the frame names one that may be decoded in one piece.
+fn content_size(stored: &[u8]) -> Option<usize> {
+    let size = zstd_safe::get_frame_content_size(stored).ok().flatten()?;
+    usize::try_from(size).ok().filter(|&size| size <= FRAME_SIZE_MAX)
+}
+
+/// Walks from block to block, reading exactly what the frame takes; skippable frames are passed over.
+pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split, Error> {
+    let start = loop {
+        if source.is_at_end()? {
+            return Ok(Split::End);
+        }
+        let start = source.offset_bytes();
+        stored.clear();
+        source.read_exact_into(stored, 4)?;
+        match u32_at(stored, 0) {
+            MAGIC => break start,
+            magic if magic & !0xF == SKIPPABLE_MAGIC => {
+                source.read_exact_into(stored, 4)?;
+                source.skip(u32_at(stored, 4).into())?;
+            }
+            _ => return Err(BadFrame::new("no zstd frame begins here").at(start)),
+        }
+    };
+    let has_checksum = read_header(source, stored)?;
+    if content_size(stored).is_none() {
+        source.put_back(stored);
+        return Ok(Split::Foreign);
+    }
+    source.read_exact_into(stored, 3)?;
+    loop {
+        let block = stored.last_chunk::<3>().expect("a block header was read");
+        let header = u32::from_le_bytes([block[0], block[1], block[2], 0]);
+        let (is_last, kind, size) = (header & 1 == 1, header >> 1 & 3, (header >> 3) as usize);
+        let size = match kind {
+            0 | 2 => size, // as it is, or compressed
+            1 => 1,        // a byte to repeat
+            _ => return Err(BadFrame::new("zstd: there is no such type of block").at(start)),
+        };
+        if stored.len() + size > STORED_SIZE_MAX {
+            source.put_back(stored);
+            return Ok(Split::Foreign);
+        }
+        let after = match (is_last, has_checksum) {
+            (false, _) => 3,
+            (true, true) => 4,
+            (true, false) => 0,
+        };
+        source.read_exact_into(stored, size + after)?;
+        if is_last {
+            return Ok(Split::Frame);
+        }
+    }
+}
+
+/// Reads the rest of a frame's header after the magic number, and says whether a checksum ends the frame.
+fn read_header(source: &mut Source<'_>, stored: &mut Buffer) -> Result<bool, Error> {
+    source.read_exact_into(stored, 1)?;
+    let descriptor = stored[4];
+    let is_single_segment = descriptor & 0x20 != 0;
+    let window_size = usize::from(!is_single_segment);
+    let dictionary_size = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let content_size_size = match descriptor >> 6 {
+        0 => usize::from(is_single_segment),
+        1 => 2,
+        2 => 4,
+        _ => 8,
+    };
+    source.read_exact_into(stored, window_size + dictionary_size + content_size_size)?;
+    Ok(descriptor & 4 != 0)
+}
+
+/// Its memory is bounded by the window that the decoder accepts: 128 MiB, as for the `zstd` command.
+pub(super) struct Stream<'a>(zstd::stream::read::Decoder<'static, Source<'a>>);
+
+impl<'a> Stream<'a> {
+    pub fn new(source: Source<'a>) -> Result<Self, Error> {
+        let decoder = zstd::stream::read::Decoder::with_buffer(source).map_err(Error::Read)?;
+        Ok(Self(decoder.single_frame()))
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(|error| truncated(error, self.0.get_ref()))
+    }
+}
+
+impl<'a> Foreign<'a> for Stream<'a> {
+    fn into_source(self: Box<Self>) -> Source<'a> {
+        self.0.finish()
+    }
+}
