@@ -1,0 +1,300 @@
+//! An SQL session: questions about the server's state.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use postgres::config::SslMode as DriverSslMode;
+use postgres::{Client, Config, NoTls, Row};
+use postgres_openssl::MakeTlsConnector;
+
+use super::connection::{APPLICATION_NAME, check_version};
+use super::dial::{self, Address, Encryption, Route};
+use super::error::{Cause, Error, Login, Result};
+use super::messages::ServerMessage;
+use super::settings::{ChannelBinding, ConnectionSettings, SessionAttributes};
+use super::tls::{self, TlsError};
+use crate::interrupt::Interrupt;
+use crate::pg::{Lsn, ServerVersion};
+
+/// Blocking; made for short questions.
+pub struct Session {
+    client: Client,
+    server: String,
+    version: ServerVersion,
+}
+
+/// The server's own WAL archiving, as `pg_stat_archiver` and the settings have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archiver {
+    /// `off`, `on` or `always`.
+    pub mode: String,
+    pub method: ArchiveMethod,
+    /// `minimal`, `replica` or `logical`.
+    pub wal_level: String,
+    pub archived_count: u64,
+    pub last_archived: Option<ArchiverEvent>,
+    pub failed_count: u64,
+    pub last_failed: Option<ArchiverEvent>,
+}
+
+/// A file, and when the archiver last dealt with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiverEvent {
+    pub file_name: String,
+    pub at: DateTime<Utc>,
+}
+
+/// How the server hands WAL files over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArchiveMethod {
+    Command(String),
+    Library(String),
+    /// Archiving is on and has nothing to call: WAL piles up.
+    Missing,
+    /// Archiving is off.
+    Off,
+    /// The role may not see the settings; `pg_monitor` may.
+    Hidden,
+}
+
+impl Session {
+    pub fn connect(settings: &ConnectionSettings, interrupt: &Interrupt) -> Result<Self> {
+        dial::first_reachable(settings, interrupt, &mut |route| {
+            let mut client = open(route, settings)?;
+            let server = route.to_string();
+            let text: String = value(&mut client, "SELECT current_setting('server_version_num')", &server)?;
+            let version = check_version(text.parse().ok().map(ServerVersion), &text, &server)?;
+            let mut session = Self { client, server, version };
+            session.check_attributes(route.attributes)?;
+            Ok(session)
+        })
+    }
+
+    pub fn server_version(&self) -> ServerVersion {
+        self.version
+    }
+
+    /// The end of the WAL that was written; on a standby, of what was received or replayed.
+    pub fn current_wal_lsn(&mut self) -> Result<Lsn> {
+        let text: Option<String> = value(
+            &mut self.client,
+            "SELECT (CASE WHEN pg_is_in_recovery() \
+             THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+             ELSE pg_current_wal_lsn() END)::text",
+            &self.server,
+        )?;
+        let text = text.unwrap_or_default();
+        text.parse().map_err(|_| self.protocol(format!("\"{text}\" as WAL location")))
+    }
+
+    pub fn archiver(&mut self) -> Result<Archiver> {
+        // Settings that the role may not see are missing from pg_settings; archive_library exists from 15 on.
+        let sql = "SELECT archived_count, last_archived_wal, \
+             (extract(epoch FROM last_archived_time) * 1000000)::int8 AS last_archived_at, \
+             failed_count, last_failed_wal, \
+             (extract(epoch FROM last_failed_time) * 1000000)::int8 AS last_failed_at, \
+             current_setting('archive_mode') AS mode, \
+             current_setting('wal_level') AS wal_level, \
+             (SELECT setting FROM pg_settings WHERE name = 'archive_command') AS command, \
+             (SELECT setting FROM pg_settings WHERE name = 'archive_library') AS library \
+             FROM pg_stat_archiver";
+        let row = self.client.query_one(sql, &[]).map_err(|error| failed(error, &self.server))?;
+        let mode: String = self.column(&row, "mode")?;
+        Ok(Archiver {
+            method: archive_method(&mode, self.column(&row, "command")?, self.column(&row, "library")?),
+            mode,
+            wal_level: self.column(&row, "wal_level")?,
+            archived_count: self.count(&row, "archived_count")?,
+            last_archived: self.event(&row, "last_archived_wal", "last_archived_at")?,
+            failed_count: self.count(&row, "failed_count")?,
+            last_failed: self.event(&row, "last_failed_wal", "last_failed_at")?,
+        })
+    }
+
+    fn column<'r, T: postgres::types::FromSql<'r>>(&self, row: &'r Row, name: &str) -> Result<T> {
+        row.try_get(name).map_err(|error| failed(error, &self.server))
+    }
+
+    fn count(&self, row: &Row, name: &str) -> Result<u64> {
+        self.column::<i64>(row, name).map(|count| u64::try_from(count).unwrap_or(0))
+    }
+
+    fn event(&self, row: &Row, file_name: &str, at: &str) -> Result<Option<ArchiverEvent>> {
+        let file_name: Option<String> = self.column(row, file_name)?;
+        let at = self.column::<Option<i64>>(row, at)?.and_then(DateTime::from_timestamp_micros);
+        Ok(file_name.zip(at).map(|(file_name, at)| ArchiverEvent { file_name, at }))
+    }
+
+    fn check_attributes(&mut self, attributes: SessionAttributes) -> Result<()> {
+        use SessionAttributes::*;
+        let (sql, wanted, expected) = match attributes {
+            Any | PreferStandby => return Ok(()),
+            Primary => ("SELECT pg_is_in_recovery()", "run as a primary", false),
+            Standby => ("SELECT pg_is_in_recovery()", "run as a standby", true),
+            ReadWrite => ("SELECT current_setting('transaction_read_only')::bool", "take writes", false),
+            ReadOnly => ("SELECT current_setting('transaction_read_only')::bool", "refuse writes", true),
+        };
+        match value::<bool>(&mut self.client, sql, &self.server)? == expected {
+            true => Ok(()),
+            false => Err(Error::WrongSession { server: self.server.clone(), wanted }),
+        }
+    }
+
+    fn protocol(&self, found: String) -> Error {
+        Error::Protocol { server: self.server.clone(), found }
+    }
+}
+
+fn archive_method(mode: &str, command: Option<String>, library: Option<String>) -> ArchiveMethod {
+    match (mode, command, library.filter(|library| !library.is_empty())) {
+        ("off", ..) => ArchiveMethod::Off,
+        (_, _, Some(library)) => ArchiveMethod::Library(library),
+        (_, Some(command), None) if command.is_empty() => ArchiveMethod::Missing,
+        (_, Some(command), None) => ArchiveMethod::Command(command),
+        (_, None, None) => ArchiveMethod::Hidden,
+    }
+}
+
+fn value<T>(client: &mut Client, sql: &str, server: &str) -> Result<T>
+where
+    T: for<'r> postgres::types::FromSql<'r>,
+{
+    let row = client.query_one(sql, &[]).map_err(|error| failed(error, server))?;
+    row.try_get(0).map_err(|error| failed(error, server))
+}
+
+fn open(route: &Route<'_>, settings: &ConnectionSettings) -> Result<Client> {
+    let config = driver_config(route, settings);
+    let connected = match route.encryption {
+        Encryption::Plain => config.connect(NoTls),
+        Encryption::Tls => {
+            let unusable = |source: TlsError| Error::TlsSettings { server: route.to_string(), source };
+            let mut connector = MakeTlsConnector::new(tls::connector(&settings.tls).map_err(unusable)?);
+            let tls_settings = settings.tls.clone();
+            connector.set_callback(move |configuration, _| {
+                tls::configure(configuration, &tls_settings);
+                Ok(())
+            });
+            config.connect(connector)
+        }
+    };
+    connected.map_err(|error| not_connected(error, route, settings))
+}
+
+/// The driver's own settings, for exactly one way to one server.
+fn driver_config(route: &Route<'_>, settings: &ConnectionSettings) -> Config {
+    let mut config = Config::new();
+    config
+        .user(&settings.user)
+        .dbname(&settings.database)
+        .application_name(settings.application_name.as_deref().unwrap_or(APPLICATION_NAME))
+        .port(route.host.port)
+        .ssl_mode(match route.encryption {
+            Encryption::Plain => DriverSslMode::Disable,
+            Encryption::Tls => DriverSslMode::Require,
+        })
+        .channel_binding(match settings.channel_binding {
+            ChannelBinding::Disable => postgres::config::ChannelBinding::Disable,
+            ChannelBinding::Prefer => postgres::config::ChannelBinding::Prefer,
+            ChannelBinding::Require => postgres::config::ChannelBinding::Require,
+        })
+        .keepalives(settings.keepalive.is_some());
+    match &route.address {
+        Address::Socket(path) => config.host_path(path.parent().unwrap_or(path)),
+        Address::Tcp(address) => config.host(&route.certificate_name()).hostaddr(address.ip()),
+    };
+    if let Some(keepalive) = settings.keepalive {
+        config
+            .keepalives_idle(keepalive.idle)
+            .keepalives_interval(keepalive.interval)
+            .keepalives_retries(keepalive.count);
+    }
+    if let Some(password) = settings.password(route.host, &settings.database) {
+        config.password(password.reveal());
+    }
+    if let Some(options) = &settings.options {
+        config.options(options);
+    }
+    config.connect_timeout(settings.connect_timeout.unwrap_or(Duration::MAX));
+    if let Some(timeout) = settings.tcp_user_timeout {
+        config.tcp_user_timeout(timeout);
+    }
+    config
+}
+
+/// The driver's error, in the words of the replication client's.
+fn not_connected(error: postgres::Error, route: &Route<'_>, settings: &ConnectionSettings) -> Error {
+    let server = route.to_string();
+    if let Some(message) = error.as_db_error().map(server_message) {
+        let login = Login {
+            user: &settings.user,
+            database: &settings.database,
+            transport: route.hba_transport(),
+            is_replication: false,
+        };
+        let cause = Cause::of_login(&message, login);
+        return Error::Rejected { server, attempted: "log in to", cause, message: message.into() };
+    }
+    let source = std::error::Error::source(&error);
+    if let Some(io) = source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        return match io.kind() {
+            std::io::ErrorKind::TimedOut => {
+                let seconds = settings.connect_timeout.map_or(0, |timeout| timeout.as_secs());
+                Error::Timeout { server, doing: "connecting", seconds }
+            }
+            _ => Error::Unreachable { server, source: std::io::Error::new(io.kind(), io.to_string()) },
+        };
+    }
+    let reason = source.map_or_else(|| error.to_string(), |source| source.to_string());
+    // The driver does not say in a type which of its checks failed, only in words.
+    match (error.to_string(), reason) {
+        (_, reason) if reason.contains("password missing") => {
+            Error::PasswordMissing { server, user: settings.user.clone() }
+        }
+        (_, reason) if reason.contains("server does not support TLS") => Error::TlsNotOffered { server },
+        (_, reason) if reason.contains("channel binding") => Error::ChannelBindingMissing { server },
+        (kind, reason) if kind.contains("TLS handshake") => Error::TlsHandshake { server, reason },
+        (_, reason) => Error::Disconnected { server, reason },
+    }
+}
+
+fn failed(error: postgres::Error, server: &str) -> Error {
+    let server = server.to_owned();
+    match error.as_db_error().map(server_message) {
+        Some(message) => Error::Rejected {
+            server,
+            attempted: "query",
+            cause: Cause::of(&message),
+            message: message.into(),
+        },
+        None => Error::Disconnected { server, reason: error.to_string() },
+    }
+}
+
+fn server_message(error: &postgres::error::DbError) -> ServerMessage {
+    ServerMessage {
+        severity: error.severity().to_owned(),
+        sqlstate: error.code().code().to_owned(),
+        message: error.message().to_owned(),
+        detail: error.detail().map(str::to_owned),
+        hint: error.hint().map(str::to_owned),
+        routine: error.routine().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archiving_without_anything_to_call_is_seen() {
+        let method = |mode, command: Option<&str>, library: Option<&str>| {
+            archive_method(mode, command.map(str::to_owned), library.map(str::to_owned))
+        };
+        assert_eq!(method("off", Some("(disabled)"), Some("")), ArchiveMethod::Off);
+        assert_eq!(method("on", Some(""), Some("")), ArchiveMethod::Missing);
+        assert_eq!(method("on", Some("cp"), None), ArchiveMethod::Command("cp".to_owned()));
+        assert_eq!(method("on", Some(""), Some("lib")), ArchiveMethod::Library("lib".to_owned()));
+        assert_eq!(method("on", None, None), ArchiveMethod::Hidden);
+    }
+}

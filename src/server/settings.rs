@@ -1,0 +1,681 @@
+//! Where the server is and who we are to it, by libpq's conventions.
+//!
+//! A value comes from the first of these that has it: the connection string, the service file's section, the
+//! environment variable, the default. Follows PostgreSQL `src/interfaces/libpq/fe-connect.c`
+//! (`conninfo_add_defaults`, `pqConnectOptions2`) and the documentation's "Database Connection Control Functions".
+//!
+//! Where pgbak differs: an unknown keyword is refused with the nearest known one; a parameter that cannot be kept
+//! to is refused, never ignored ([`super::parameters`]); connecting does not wait for ever unless
+//! `connect_timeout=0` says so; TCP keepalives find a dead server within two minutes unless they are set otherwise.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::account::Account;
+use super::conninfo::{self, ConninfoError};
+use super::parameters::{self, Treatment};
+use super::pass_file::{PassFile, Wanted};
+use super::service_file::{self, ServiceError};
+
+const DEFAULT_PORT: u16 = 5432;
+/// Debian's libpq, then the PostgreSQL project's own.
+const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+/// For connecting and authenticating, when `connect_timeout` is not given.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Everything that is needed to connect. `Debug` does not show passwords.
+#[derive(Clone, Debug)]
+pub struct ConnectionSettings {
+    /// In the order in which they are to be tried; at least one.
+    pub hosts: Vec<Host>,
+    pub user: String,
+    /// For SQL; a replication connection belongs to no database.
+    pub database: String,
+    pub application_name: Option<String>,
+    /// Command-line options for the server process, as in `-c work_mem=4MB`.
+    pub options: Option<String>,
+    /// For connecting to one address and authenticating; `None` waits for ever.
+    pub connect_timeout: Option<Duration>,
+    pub keepalive: Option<Keepalive>,
+    /// How long sent data may stay unacknowledged; `None` leaves it to the operating system.
+    pub tcp_user_timeout: Option<Duration>,
+    pub session_attributes: SessionAttributes,
+    pub tls: TlsSettings,
+    pub channel_binding: ChannelBinding,
+    password: Option<Password>,
+    pass_file: PassFile,
+}
+
+/// One server to try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    pub place: Place,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The directory with the server's socket; one that begins with `@` is in the abstract namespace.
+    Socket(PathBuf),
+    Tcp {
+        /// What certificates and the password file call it; `None` when only the address was given.
+        name: Option<String>,
+        /// `None`: look the name up.
+        address: Option<IpAddr>,
+    },
+}
+
+/// A secret: it can be sent, not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+/// When the operating system asks a silent peer whether it is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub count: u32,
+}
+
+/// Which servers of a list will do (`target_session_attrs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionAttributes {
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+    PreferStandby,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelBinding {
+    Disable,
+    Prefer,
+    Require,
+}
+
+/// Which certificates the server's certificate may be signed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootCertificates {
+    /// Those that the operating system trusts (`sslrootcert=system`).
+    System,
+    /// Those in this file.
+    File(PathBuf),
+    /// No file is named, and there is no `~/.postgresql/root.crt`.
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    V1_0,
+    V1_1,
+    V1_2,
+    V1_3,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    pub mode: SslMode,
+    pub roots: RootCertificates,
+    /// `None` sends no certificate.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub key_password: Option<Password>,
+    pub revocations: Option<PathBuf>,
+    pub revocations_directory: Option<PathBuf>,
+    pub server_name_indication: bool,
+    pub version_min: TlsVersion,
+    pub version_max: Option<TlsVersion>,
+}
+
+/// What is wrong with the connection's description. No message holds a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    #[error("the connection string cannot be read: {0}")]
+    Conninfo(#[from] ConninfoError),
+    #[error("{keyword} is not a connection parameter")]
+    UnknownKeyword { keyword: String, nearest: Option<&'static str> },
+    #[error("connection parameter {keyword} cannot be \"{value}\": {expected}")]
+    InvalidValue { keyword: &'static str, value: String, expected: &'static str },
+    #[error(
+        "connection parameter {keyword} is not supported by pgbak and would be needed to keep its promise"
+    )]
+    Unsupported { keyword: &'static str },
+    #[error("{count} values of {keyword} do not fit {hosts} hosts")]
+    CountMismatch { keyword: &'static str, count: usize, hosts: usize },
+    #[error("sslmode \"{mode}\" is too weak for sslrootcert=system, which needs \"verify-full\"")]
+    WeakForSystemRoots { mode: String },
+    #[error("the name of the user that runs pgbak cannot be found out")]
+    NoUser,
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+impl SettingsError {
+    /// What the user can do about it: one or more full sentences.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Conninfo(ConninfoError::MissingEquals { .. }) => {
+                "Put values with blanks into single quotes, as in `password='open sesame'`.".to_owned()
+            }
+            Self::UnknownKeyword { nearest: Some(nearest), .. } => format!("Did you mean `{nearest}`?"),
+            Self::Unsupported { keyword } => {
+                format!("Remove {keyword} from the connection string, the service file or the environment.")
+            }
+            Self::CountMismatch { keyword, .. } => {
+                format!("Give one {keyword} for all hosts, or one for each.")
+            }
+            Self::NoUser => "Name the user in the connection string, as in `user=postgres`.".to_owned(),
+            Self::Conninfo(_)
+            | Self::UnknownKeyword { .. }
+            | Self::InvalidValue { .. }
+            | Self::WeakForSystemRoots { .. }
+            | Self::Service(_) => return None,
+        })
+    }
+}
+
+impl Password {
+    pub fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+impl fmt::Debug for PassFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PassFile(…)")
+    }
+}
+
+impl ConnectionSettings {
+    /// The settings that `connection` (a connection string or URI, empty for the defaults) means in `environment`.
+    ///
+    /// Reads the service file and the password file; a password file that cannot be trusted is not used, which is
+    /// logged as a warning.
+    pub fn resolve(
+        connection: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let account = Account::of_this_process();
+        let home = environment("HOME")
+            .filter(|home| !home.is_empty())
+            .map(PathBuf::from)
+            .or_else(|| account.as_ref().map(|account| account.home.clone()));
+        let values = Values::gather(connection, environment, home.as_deref())?;
+
+        let user = values
+            .get("user")
+            .map(str::to_owned)
+            .or_else(|| account.map(|account| account.name))
+            .or_else(|| environment("USER").filter(|user| !user.is_empty()))
+            .ok_or(SettingsError::NoUser)?;
+        let pass_file = values
+            .get("passfile")
+            .map(PathBuf::from)
+            .or_else(|| home.as_ref().map(|home| home.join(".pgpass")))
+            .map(|path| PassFile::read(&path))
+            .unwrap_or_else(|| Ok(PassFile::default()))
+            .unwrap_or_else(|untrusted| {
+                tracing::warn!("{untrusted}");
+                PassFile::default()
+            });
+        Ok(Self {
+            hosts: hosts(&values)?,
+            database: values.get("dbname").unwrap_or(&user).to_owned(),
+            user,
+            application_name: values.get("application_name").map(str::to_owned),
+            options: values.get("options").map(str::to_owned),
+            connect_timeout: connect_timeout(&values)?,
+            keepalive: keepalive(&values)?,
+            tcp_user_timeout: values
+                .number("tcp_user_timeout")?
+                .filter(|&milliseconds| milliseconds > 0)
+                .map(|milliseconds| Duration::from_millis(milliseconds.into())),
+            session_attributes: values.one_of(
+                "target_session_attrs",
+                SessionAttributes::Any,
+                &[
+                    ("any", SessionAttributes::Any),
+                    ("read-write", SessionAttributes::ReadWrite),
+                    ("read-only", SessionAttributes::ReadOnly),
+                    ("primary", SessionAttributes::Primary),
+                    ("standby", SessionAttributes::Standby),
+                    ("prefer-standby", SessionAttributes::PreferStandby),
+                ],
+                "it is any, read-write, read-only, primary, standby or prefer-standby",
+            )?,
+            tls: tls(&values, home.as_deref())?,
+            channel_binding: values.one_of(
+                "channel_binding",
+                ChannelBinding::Prefer,
+                &[
+                    ("disable", ChannelBinding::Disable),
+                    ("prefer", ChannelBinding::Prefer),
+                    ("require", ChannelBinding::Require),
+                ],
+                "it is disable, prefer or require",
+            )?,
+            password: values.get("password").map(|password| Password(password.to_owned())),
+            pass_file,
+        })
+    }
+
+    /// The password for `host`; the password file calls a replication connection's database `replication`.
+    pub(super) fn password(&self, host: &Host, database: &str) -> Option<Password> {
+        let name = host.pass_file_name();
+        let wanted = Wanted { host: &name, port: host.port, database, user: &self.user };
+        self.password.clone().or_else(|| self.pass_file.find(wanted))
+    }
+}
+
+impl Host {
+    fn pass_file_name(&self) -> String {
+        match &self.place {
+            Place::Socket(directory) if directory == Path::new(default_socket_directory()) => {
+                "localhost".to_owned()
+            }
+            Place::Socket(directory) => directory.to_string_lossy().into_owned(),
+            Place::Tcp { name: Some(name), .. } => name.clone(),
+            Place::Tcp { address: Some(address), .. } => address.to_string(),
+            Place::Tcp { name: None, address: None } => "localhost".to_owned(),
+        }
+    }
+}
+
+fn default_socket_directory() -> &'static str {
+    let [debian, upstream] = SOCKET_DIRECTORIES;
+    if Path::new(debian).is_dir() { debian } else { upstream }
+}
+
+/// The parameters that have a value, wherever it came from. An empty value is the default's.
+struct Values(HashMap<&'static str, String>);
+
+impl Values {
+    fn gather(
+        connection: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+        home: Option<&Path>,
+    ) -> Result<Self, SettingsError> {
+        let mut values = Self(HashMap::new());
+        for (keyword, value) in conninfo::parse(connection)? {
+            values.0.insert(known(&keyword)?, value);
+        }
+        let from_environment = |variable: &str| environment(variable).filter(|value| !value.is_empty());
+        if let Some(service) =
+            values.get("service").map(str::to_owned).or_else(|| from_environment("PGSERVICE"))
+        {
+            let user_file = values
+                .get("servicefile")
+                .map(str::to_owned)
+                .or_else(|| from_environment("PGSERVICEFILE"))
+                .map(PathBuf::from)
+                .unwrap_or_else(|| home.unwrap_or(Path::new("/")).join(".pg_service.conf"));
+            let system_file =
+                from_environment("PGSYSCONFDIR").unwrap_or_else(|| service_file::SYSTEM_DIRECTORY.to_owned());
+            let system_file = Path::new(&system_file).join("pg_service.conf");
+            for (keyword, value) in service_file::find(&service, &user_file, &system_file)? {
+                values.0.entry(known(&keyword)?).or_insert(value);
+            }
+        }
+        for parameter in parameters::PARAMETERS {
+            if let Some(value) = from_environment(parameter.variable) {
+                values.0.entry(parameter.keyword).or_insert(value);
+            }
+        }
+        values.refuse_unsupported()?;
+        Ok(values)
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), SettingsError> {
+        for parameter in parameters::PARAMETERS {
+            if let Treatment::Only(allowed) = parameter.treatment
+                && let Some(value) = self.get(parameter.keyword)
+                && !allowed.contains(&value)
+            {
+                return Err(SettingsError::Unsupported { keyword: parameter.keyword });
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, keyword: &'static str) -> Option<&str> {
+        self.0.get(keyword).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn number(&self, keyword: &'static str) -> Result<Option<u32>, SettingsError> {
+        let expected = "it is a whole number";
+        let parse = |value: &str| {
+            let text = value.trim();
+            // libpq takes negative numbers for "leave it to the system".
+            let number: i32 = text.parse().map_err(|_| invalid(keyword, value, expected))?;
+            Ok(number.max(0).unsigned_abs())
+        };
+        self.get(keyword).map(parse).transpose()
+    }
+
+    fn one_of<T: Copy>(
+        &self,
+        keyword: &'static str,
+        default: T,
+        known: &[(&str, T)],
+        expected: &'static str,
+    ) -> Result<T, SettingsError> {
+        let Some(value) = self.get(keyword) else { return Ok(default) };
+        let found = known.iter().find(|(name, _)| *name == value);
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| invalid(keyword, value, expected))
+    }
+}
+
+fn known(keyword: &str) -> Result<&'static str, SettingsError> {
+    parameters::find(keyword).map(|parameter| parameter.keyword).ok_or_else(|| {
+        SettingsError::UnknownKeyword { keyword: keyword.to_owned(), nearest: parameters::nearest(keyword) }
+    })
+}
+
+fn invalid(keyword: &'static str, value: &str, expected: &'static str) -> SettingsError {
+    SettingsError::InvalidValue { keyword, value: value.to_owned(), expected }
+}
+
+fn hosts(values: &Values) -> Result<Vec<Host>, SettingsError> {
+    let list = |keyword| values.get(keyword).map(|text| text.split(',').map(str::trim).collect::<Vec<_>>());
+    let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    let count = addresses.as_ref().or(names.as_ref()).map_or(1, Vec::len);
+    if let Some(names) = &names
+        && names.len() != count
+    {
+        return Err(SettingsError::CountMismatch { keyword: "host", count: names.len(), hosts: count });
+    }
+    let ports = ports.unwrap_or_else(|| vec![""]);
+    if ports.len() != 1 && ports.len() != count {
+        return Err(SettingsError::CountMismatch { keyword: "port", count: ports.len(), hosts: count });
+    }
+    let at = |list: &Option<Vec<&str>>, i: usize| list.as_ref().map_or("", |list| list[i]).to_owned();
+    (0..count)
+        .map(|i| {
+            let place = place(&at(&names, i), &at(&addresses, i))?;
+            Ok(Host { place, port: port(ports[if ports.len() == 1 { 0 } else { i }])? })
+        })
+        .collect()
+}
+
+fn place(name: &str, address: &str) -> Result<Place, SettingsError> {
+    let address = match address {
+        "" => None,
+        text => Some(text.parse().map_err(|_| invalid("hostaddr", text, "it is an IPv4 or IPv6 address"))?),
+    };
+    Ok(match (name, address) {
+        ("", None) => Place::Socket(default_socket_directory().into()),
+        (_, None) if name.starts_with(['/', '@']) => Place::Socket(name.into()),
+        _ => Place::Tcp { name: (!name.is_empty()).then(|| name.to_owned()), address },
+    })
+}
+
+fn port(text: &str) -> Result<u16, SettingsError> {
+    if text.is_empty() {
+        return Ok(DEFAULT_PORT);
+    }
+    let number = text.parse().ok().filter(|&port| port > 0);
+    number.ok_or_else(|| invalid("port", text, "it is a number from 1 to 65535"))
+}
+
+/// As in libpq, 0 and negative numbers wait for ever, and one second is too little.
+fn connect_timeout(values: &Values) -> Result<Option<Duration>, SettingsError> {
+    Ok(match values.number("connect_timeout")? {
+        None => Some(DEFAULT_CONNECT_TIMEOUT),
+        Some(0) => None,
+        Some(seconds) => Some(Duration::from_secs(seconds.max(2).into())),
+    })
+}
+
+fn keepalive(values: &Values) -> Result<Option<Keepalive>, SettingsError> {
+    let number = |keyword, default| {
+        Ok::<_, SettingsError>(values.number(keyword)?.filter(|&number| number > 0).unwrap_or(default))
+    };
+    let keepalive = Keepalive {
+        idle: Duration::from_secs(number("keepalives_idle", 60)?.into()),
+        interval: Duration::from_secs(number("keepalives_interval", 10)?.into()),
+        count: number("keepalives_count", 6)?,
+    };
+    Ok((values.number("keepalives")? != Some(0)).then_some(keepalive))
+}
+
+fn tls(values: &Values, home: Option<&Path>) -> Result<TlsSettings, SettingsError> {
+    // What is named must be there; what is merely usual may be missing.
+    let usual = |name| home.map(|home| home.join(".postgresql").join(name)).filter(|path| path.exists());
+    let file = |keyword, name| values.get(keyword).map(PathBuf::from).or_else(|| usual(name));
+    let roots = match values.get("sslrootcert") {
+        Some("system") => RootCertificates::System,
+        _ => file("sslrootcert", "root.crt").map_or(RootCertificates::None, RootCertificates::File),
+    };
+    if let Some(key) = values.get("sslkey")
+        && key.contains(':')
+        && !key.starts_with('/')
+    {
+        return Err(invalid("sslkey", key, "it is a file; keys in an engine are not supported"));
+    }
+    let no_certificate = values.get("sslcertmode") == Some("disable");
+    Ok(TlsSettings {
+        mode: ssl_mode(values, &roots)?,
+        roots,
+        certificate: if no_certificate { None } else { file("sslcert", "postgresql.crt") },
+        key: file("sslkey", "postgresql.key"),
+        key_password: values.get("sslpassword").map(|password| Password(password.to_owned())),
+        revocations: file("sslcrl", "root.crl"),
+        revocations_directory: values.get("sslcrldir").map(PathBuf::from),
+        server_name_indication: values.get("sslsni") != Some("0"),
+        version_min: tls_version(values, "ssl_min_protocol_version")?.unwrap_or(TlsVersion::V1_2),
+        version_max: tls_version(values, "ssl_max_protocol_version")?,
+    })
+}
+
+fn ssl_mode(values: &Values, roots: &RootCertificates) -> Result<SslMode, SettingsError> {
+    let system = *roots == RootCertificates::System;
+    let default = if system { SslMode::VerifyFull } else { SslMode::Prefer };
+    let mode = values.one_of(
+        "sslmode",
+        default,
+        &[
+            ("disable", SslMode::Disable),
+            ("allow", SslMode::Allow),
+            ("prefer", SslMode::Prefer),
+            ("require", SslMode::Require),
+            ("verify-ca", SslMode::VerifyCa),
+            ("verify-full", SslMode::VerifyFull),
+        ],
+        "it is disable, allow, prefer, require, verify-ca or verify-full",
+    )?;
+    if system && mode != SslMode::VerifyFull {
+        let mode = values.get("sslmode").unwrap_or_default().to_owned();
+        return Err(SettingsError::WeakForSystemRoots { mode });
+    }
+    Ok(mode)
+}
+
+fn tls_version(values: &Values, keyword: &'static str) -> Result<Option<TlsVersion>, SettingsError> {
+    values.one_of(
+        keyword,
+        None,
+        &[
+            ("TLSv1", Some(TlsVersion::V1_0)),
+            ("TLSv1.1", Some(TlsVersion::V1_1)),
+            ("TLSv1.2", Some(TlsVersion::V1_2)),
+            ("TLSv1.3", Some(TlsVersion::V1_3)),
+        ],
+        "it is TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn resolve(connection: &str, environment: &[(&str, &str)]) -> Result<ConnectionSettings, SettingsError> {
+        let environment: HashMap<_, _> = environment.iter().copied().collect();
+        ConnectionSettings::resolve(connection, &|name| environment.get(name).map(|value| value.to_string()))
+    }
+
+    fn tcp(name: &str, port: u16) -> Host {
+        Host { place: Place::Tcp { name: Some(name.to_owned()), address: None }, port }
+    }
+
+    #[test]
+    fn nothing_at_all_means_the_local_socket() {
+        let settings = resolve("", &[("HOME", "/nonexistent")]).unwrap();
+        let place = Place::Socket(default_socket_directory().into());
+        assert_eq!(settings.hosts, [Host { place, port: 5432 }]);
+        assert_eq!(settings.user, Account::of_this_process().unwrap().name);
+        assert_eq!(settings.database, settings.user);
+        assert_eq!(settings.tls.mode, SslMode::Prefer);
+        assert_eq!(settings.tls.roots, RootCertificates::None);
+        assert_eq!(settings.connect_timeout, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn the_nearest_value_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("services");
+        fs::write(&file, "[shop]\nhost=of-service\nuser=of-service\n").unwrap();
+        let environment = [
+            ("PGSERVICEFILE", file.to_str().unwrap()),
+            ("PGSERVICE", "shop"),
+            ("PGHOST", "of-environment"),
+            ("PGUSER", "of-environment"),
+            ("PGDATABASE", "of-environment"),
+            ("PGPORT", "5433"),
+        ];
+        let settings = resolve("host=of-string", &environment).unwrap();
+        assert_eq!(settings.hosts, [tcp("of-string", 5433)]);
+        assert_eq!(settings.user, "of-service");
+        assert_eq!(settings.database, "of-environment");
+        assert!(matches!(resolve("service=none", &environment), Err(SettingsError::Service(_))));
+    }
+
+    #[test]
+    fn several_hosts_take_one_port_or_one_each() {
+        let hosts = |connection| resolve(connection, &[("PGUSER", "u")]).map(|settings| settings.hosts);
+        assert_eq!(hosts("postgres://a,b:2/"), Ok(vec![tcp("a", 5432), tcp("b", 2)]));
+        assert_eq!(hosts("host=a,b port=7"), Ok(vec![tcp("a", 7), tcp("b", 7)]));
+        let socket = Host { place: Place::Socket("/run/x".into()), port: 5432 };
+        assert_eq!(hosts("host=/run/x,b"), Ok(vec![socket, tcp("b", 5432)]));
+        let address = Some("192.0.2.1".parse().unwrap());
+        let place = Place::Tcp { name: Some("a".to_owned()), address };
+        assert_eq!(hosts("host=a hostaddr=192.0.2.1"), Ok(vec![Host { place, port: 5432 }]));
+        for (keyword, connection) in
+            [("port", "host=a,b port=1,2,3"), ("host", "host=a hostaddr=192.0.2.1,192.0.2.2")]
+        {
+            let Err(SettingsError::CountMismatch { keyword: found, .. }) = hosts(connection) else {
+                panic!("{connection}");
+            };
+            assert_eq!(found, keyword);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_kept_to_is_refused_by_name() {
+        for (connection, expected) in [
+            ("sslmod=require", "sslmod is not a connection parameter"),
+            ("gssencmode=require", "connection parameter gssencmode is not supported"),
+            ("require_auth=scram-sha-256", "connection parameter require_auth is not supported"),
+            ("requirepeer=postgres", "connection parameter requirepeer is not supported"),
+            ("sslnegotiation=direct", "connection parameter sslnegotiation is not supported"),
+            ("port=0", "connection parameter port cannot be \"0\""),
+            ("port=99999", "connection parameter port cannot be \"99999\""),
+            ("connect_timeout=soon", "connection parameter connect_timeout cannot be \"soon\""),
+            ("hostaddr=localhost", "connection parameter hostaddr cannot be \"localhost\""),
+            ("sslmode=always", "connection parameter sslmode cannot be \"always\""),
+            ("sslrootcert=system sslmode=require", "sslmode \"require\" is too weak"),
+            ("sslkey=engine:key", "connection parameter sslkey cannot be \"engine:key\""),
+        ] {
+            let error = resolve(connection, &[]).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{connection}: {error}");
+        }
+        let hint = resolve("sslmod=require", &[]).unwrap_err().hint();
+        assert_eq!(hint.as_deref(), Some("Did you mean `sslmode`?"));
+        for accepted in [
+            "gssencmode=prefer krbsrvname=x load_balance_hosts=random",
+            "client_encoding=latin1 sslcompression=1 replication=true",
+            "require_auth='' sslrootcert=system",
+        ] {
+            resolve(accepted, &[]).expect(accepted);
+        }
+    }
+
+    #[test]
+    fn the_password_file_knows_sockets_and_replication() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(".pgpass");
+        fs::write(&file, "localhost:5432:replication:u:for-socket\ndb:1:shop:u:for-shop\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let home = [("HOME", directory.path().to_str().unwrap()), ("PGUSER", "u")];
+        let password = |connection: &str, database: &str| {
+            let settings = resolve(connection, &home).unwrap();
+            settings.password(&settings.hosts[0], database).map(|password| password.reveal().to_owned())
+        };
+        assert_eq!(password("", "replication").as_deref(), Some("for-socket"));
+        assert_eq!(password("", "shop"), None);
+        assert_eq!(password("host=db port=1", "shop").as_deref(), Some("for-shop"));
+        assert_eq!(password("host=db port=1 password=given", "shop").as_deref(), Some("given"));
+        assert_eq!(password("host=/elsewhere", "replication"), None);
+    }
+
+    #[test]
+    fn usual_certificates_are_used_when_they_are_there() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join(".postgresql");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("root.crt"), "").unwrap();
+        let tls = |connection| resolve(connection, &[("HOME", home.path().to_str().unwrap())]).unwrap().tls;
+        assert_eq!(tls("").roots, RootCertificates::File(directory.join("root.crt")));
+        assert_eq!(tls("").certificate, None);
+        assert_eq!(tls("sslrootcert=/x").roots, RootCertificates::File("/x".into()));
+        assert_eq!(tls("sslrootcert=system").mode, SslMode::VerifyFull);
+        assert_eq!(tls("sslcert=/x").certificate, Some("/x".into()));
+        assert_eq!(tls("sslcert=/x sslcertmode=disable").certificate, None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_password_ever_shows(secret in "[a-zA-Z0-9]{12,20}", open in any::<bool>(), rest in "( [a-z]{1,9}=[ -~]{0,9})?") {
+            let quote = if open { "'" } else { "" };
+            let connection = format!("user=u password={quote}{secret}{rest}");
+            let shown = match resolve(&connection, &[]) {
+                Ok(settings) => format!("{settings:?}"),
+                Err(error) => format!("{error:?} {error}"),
+            };
+            prop_assert!(!shown.contains(&secret), "{}", shown);
+        }
+
+        #[test]
+        fn any_string_is_resolved_or_refused(connection in "([a-z_]{2,12}=[^ ]{0,5} ?){0,4}|postgres://.*") {
+            let _ = resolve(&connection, &[]);
+        }
+    }
+}
