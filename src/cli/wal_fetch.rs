@@ -1,4 +1,4 @@
-//! `pgbak wal-fetch`: what PostgreSQL's `restore_command` calls.
+//! `pgbak wal-fetch`: what PostgreSQL's `restore_command` calls; and the process that it leaves behind.
 
 use std::path::PathBuf;
 
@@ -15,16 +15,20 @@ use crate::ops::wal_fetch::{self, Outcome, Request};
 #[command(after_long_help = help())]
 pub struct WalFetch {
     /// The file's name: what PostgreSQL puts for %f
-    #[arg(value_name = "NAME", required_unless_present = "ahead")]
-    name: Option<String>,
+    #[arg(value_name = "NAME")]
+    name: String,
 
     /// Where to put it, absolute or relative to the data directory: what PostgreSQL puts for %p
-    #[arg(value_name = "DESTINATION", required_unless_present = "ahead")]
-    destination: Option<PathBuf>,
+    #[arg(value_name = "DESTINATION")]
+    destination: PathBuf,
+}
 
-    /// Fetch the files after this one into the state directory: what wal-fetch starts in the background
-    #[arg(long, value_name = "NAME", hide = true, conflicts_with_all = ["name", "destination"])]
-    ahead: Option<String>,
+/// Fetch the WAL after a file into the state directory: what wal-fetch starts in the background
+#[derive(Debug, clap::Args)]
+pub struct WalFetchAhead {
+    /// The file that was asked for last
+    #[arg(value_name = "NAME")]
+    name: String,
 }
 
 fn help() -> String {
@@ -41,14 +45,7 @@ fn help() -> String {
 
 impl WalFetch {
     pub fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
-        if let Some(name) = &self.ahead {
-            wal_fetch::run_ahead(&session.context, name)?;
-            return Ok(Exit::DONE);
-        }
-        let (Some(name), Some(destination)) = (self.name, self.destination) else {
-            return Err(Failure::usage("NAME and DESTINATION are missing", "See `pgbak wal-fetch --help`."));
-        };
-        let request = Request { name, destination, fetch_ahead: true };
+        let request = Request { name: self.name, destination: self.destination, fetch_ahead: true };
         match wal_fetch::run(&session.context, &request)? {
             Outcome::Fetched => Ok(Exit::DONE),
             Outcome::EndOfArchive => {
@@ -57,5 +54,12 @@ impl WalFetch {
                 Ok(Exit::END_OF_ARCHIVE)
             }
         }
+    }
+}
+
+impl WalFetchAhead {
+    pub fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
+        wal_fetch::run_ahead(&session.context, &self.name)?;
+        Ok(Exit::DONE)
     }
 }
