@@ -1,8 +1,13 @@
 //! The command line as scripts and people meet it: words, exit codes, streams. No cluster is needed here.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{Pid, Signal, kill_process};
 
 const COMMANDS: [&str; 5] = ["base-backup", "restore", "status", "wal-push", "wal-fetch"];
 
@@ -98,7 +103,6 @@ fn each_command_s_help_has_an_example_and_the_exit_codes() {
         assert!(codes.contains("  0        "), "{codes}");
         let error = if command == "wal-fetch" { "  200      " } else { "  2        wrong usage" };
         assert!(codes.contains(error), "{codes}");
-        assert!(!help.stdout.contains("--ahead"), "what is internal is not shown");
     }
 }
 
@@ -111,6 +115,7 @@ fn the_program_s_help_lists_the_commands_of_people_before_those_of_postgresql() 
         COMMANDS.iter().map(|name| help.stdout.find(&format!("\n  {name} ")).expect(name)).collect();
     assert!(places.is_sorted(), "{}", help.stdout);
     assert!(help.stdout.contains("\nExit codes:\n"));
+    assert!(!help.stdout.contains("wal-fetch-ahead"), "what is internal is not shown");
 
     let bare = desk.pgbak(&[]);
     bare.exits(2).mentions("\n  base-backup ");
@@ -247,6 +252,24 @@ fn a_target_time_that_was_twice_or_never_is_refused() {
     );
     restore("2026-03-29 02:30").exits(2).mentions("was never on the clock here");
     restore("yesterday").exits(2).mentions("\"yesterday\" is not a time\nhint: Write it as");
+}
+
+#[test]
+fn a_second_signal_ends_the_run_at_once() {
+    let desk = Desk::new();
+    // A configuration that is a pipe: opening its other end waits until pgbak has begun to read it.
+    let pipe = desk.path("pipe");
+    mkfifoat(CWD, &pipe, Mode::RWXU).unwrap();
+    let mut pgbak = desk.command(&["status", "--config", "pipe"]).stderr(Stdio::piped()).spawn().unwrap();
+    let writer = fs::File::options().write(true).open(&pipe).unwrap();
+    // Two kinds, as two of one kind may arrive as one.
+    for signal in [Signal::INT, Signal::TERM] {
+        kill_process(Pid::from_child(&pgbak), signal).unwrap();
+    }
+    // If the signals did not end it, an empty configuration would: with 2.
+    drop(writer);
+    let code = pgbak.wait().unwrap().code();
+    assert!(matches!(code, Some(130 | 143)), "{code:?}");
 }
 
 #[test]

@@ -100,6 +100,8 @@ enum Command {
     Status(status::Status),
     WalPush(wal_push::WalPush),
     WalFetch(wal_fetch::WalFetch),
+    #[command(hide = true)]
+    WalFetchAhead(wal_fetch::WalFetchAhead),
 }
 
 fn help() -> String {
@@ -136,7 +138,7 @@ impl Global {
 impl Command {
     fn rules(&self) -> Rules {
         match self {
-            Self::WalFetch(_) => Rules::WalFetch,
+            Self::WalFetch(_) | Self::WalFetchAhead(_) => Rules::WalFetch,
             Self::BaseBackup(_) | Self::Restore(_) | Self::Status(_) | Self::WalPush(_) => Rules::Usual,
         }
     }
@@ -148,6 +150,7 @@ impl Command {
             Self::Status(command) => command.run(session),
             Self::WalPush(command) => command.run(session),
             Self::WalFetch(command) => command.run(session),
+            Self::WalFetchAhead(command) => command.run(session),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `pgbak wal-fetch`: what PostgreSQL's `restore_command` calls.
+//! `pgbak wal-fetch`: what PostgreSQL's `restore_command` calls; and the process that it leaves behind.
 
 use std::path::PathBuf;
 
@@ -19,16 +19,28 @@ pub struct WalFetch {
     name: String,
 
     /// Where to put it, absolute or relative to the data directory: what PostgreSQL puts for %p
-    #[arg(value_name = "DESTINATION", required_unless_present = "ahead")]
-    destination: Option<PathBuf>,
+    #[arg(value_name = "DESTINATION")]
+    destination: PathBuf,
 
     /// Ask only this repository, and no other; may be given several times
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "REPOSITORY")]
     repository: Vec<String>,
+}
 
-    /// Fetch the files after NAME into the state directory: what wal-fetch starts in the background
-    #[arg(long, value_name = "SYSTEM", hide = true, conflicts_with = "destination")]
-    ahead: Option<String>,
+/// Fetch the WAL after a file into the state directory: what wal-fetch starts in the background
+#[derive(Debug, clap::Args)]
+pub struct WalFetchAhead {
+    /// The system identifier of the cluster that asks
+    #[arg(value_name = "SYSTEM")]
+    system: String,
+
+    /// The file that was asked for last
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// As for wal-fetch
+    #[arg(long, value_name = "REPOSITORY")]
+    repository: Vec<String>,
 }
 
 fn help() -> String {
@@ -45,14 +57,8 @@ fn help() -> String {
 
 impl WalFetch {
     pub fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
-        if let Some(system) = &self.ahead {
-            wal_fetch::run_ahead(&session.context, &self.name, system, &self.repository)?;
-            return Ok(Exit::DONE);
-        }
-        let Some(destination) = self.destination else {
-            return Err(Failure::usage("DESTINATION is missing", "See `pgbak wal-fetch --help`."));
-        };
-        let request = Request { name: self.name, destination, repositories: self.repository, fetch_ahead: true };
+        let Self { name, destination, repository: repositories } = self;
+        let request = Request { name, destination, repositories, fetch_ahead: true };
         match wal_fetch::run(&session.context, &request)? {
             Outcome::Fetched => Ok(Exit::DONE),
             Outcome::EndOfArchive => {
@@ -61,5 +67,12 @@ impl WalFetch {
                 Ok(Exit::END_OF_ARCHIVE)
             }
         }
+    }
+}
+
+impl WalFetchAhead {
+    pub fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
+        wal_fetch::run_ahead(&session.context, &self.system, &self.name, &self.repository)?;
+        Ok(Exit::DONE)
     }
 }

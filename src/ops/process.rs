@@ -17,9 +17,8 @@ impl Context<'_> {
     /// How this process signs its leases.
     pub(super) fn holder(&self) -> Holder {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        let pid_scope = format!("{} {}", boot.trim(), namespace.display());
+        let pid_scope = format!("{} {}", boot_id(), namespace.display());
         Holder { host, pid: std::process::id(), pid_scope }
     }
 
@@ -60,6 +59,11 @@ pub fn make_private_directory(path: &Path) -> Result<(), Error> {
 fn private_file(path: &PathBuf) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Names the time since the kernel was started.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 fn is_running(pid: u32) -> bool {

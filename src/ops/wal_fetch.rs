@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::process::make_private_directory;
 use super::{Context, Error};
 use crate::pg::history::TimelineHistory;
-use crate::pg::{SegmentSize, SystemIdentifier, WalFileName, wal_page};
+use crate::pg::{SystemIdentifier, WalFileName, wal_page};
 use crate::pipe::Workers;
 use crate::repo::Repository;
 use crate::repo::wal::Missing;
@@ -75,13 +75,18 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Outcome, Error> {
 /// The background half: fetches segments after `name` into the state directory until enough are there.
 ///
 /// What goes wrong here is not told to anyone: the call that needs the segment will meet it, and report it.
-pub fn run_ahead(context: &Context<'_>, name: &str, system: &str, repositories: &[String]) -> Result<(), Error> {
+pub fn run_ahead(
+    context: &Context<'_>,
+    system: &str,
+    name: &str,
+    repositories: &[String],
+) -> Result<(), Error> {
     let system = system.parse().map_err(|_| unknown_cluster(name, "the system identifier is not a number"))?;
     let mut fetch = Fetch::new(context, name, repositories, Some(system))?;
     let ahead = Ahead::of(context, system);
     make_private_directory(&ahead.directory)?;
     let _lock = context.lock("wal-fetch", &system.to_string())?;
-    let Some(size) = fetch.segment_size() else { return Ok(()) };
+    let Some(size) = fetch.repositories[0].segment_size_in(system, &fetch.name)? else { return Ok(()) };
     let Some(mut segment) = fetch.name.segment(size) else { return Ok(()) };
     ahead.keep_only_after(&fetch.name);
     for _ in 0..AHEAD_SEGMENTS.min(AHEAD_BYTES_MAX / size.bytes()) {
@@ -175,16 +180,6 @@ impl<'a> Fetch<'a> {
             WalFileName::BackupNote(_) => Ok(()),
         }
     }
-
-    /// The cluster's segment size, from the segment that was just fetched; `None` for other files.
-    fn segment_size(&self) -> Option<SegmentSize> {
-        let WalFileName::Segment(_) = self.name else { return None };
-        let repository = self.repositories.first()?;
-        let (_, object) = repository.open_wal(self.system, &self.name, &self.workers).ok()??;
-        let mut page = Vec::new();
-        object.take(wal_page::PAGE_SIZE_MAX_BYTES).read_to_end(&mut page).ok()?;
-        wal_page::LongHeader::parse(&page).ok().map(|header| header.segment_size)
-    }
 }
 
 /// A fetched file that nobody has checked yet. It goes when it is dropped.
@@ -239,13 +234,18 @@ impl Drop for Unchecked {
 }
 
 /// Segments fetched before they were asked for, in a directory of pgbak's own.
+///
+/// They are not made durable: the directory's name holds the kernel's boot, so that what a power failure left torn is
+/// never taken for a segment.
 struct Ahead {
     directory: PathBuf,
 }
 
 impl Ahead {
     fn of(context: &Context<'_>, system: SystemIdentifier) -> Self {
-        Self { directory: context.state_directory.join("fetched-ahead").join(system.to_string()) }
+        let boot = super::process::boot_id();
+        let directory = context.state_directory.join("fetched-ahead").join(format!("{system}-{boot}"));
+        Self { directory }
     }
 
     fn path(&self, name: &WalFileName) -> PathBuf {
@@ -280,9 +280,8 @@ impl Ahead {
         if let Some(file) = &context.config.file {
             command.arg("--config").arg(file);
         }
-        command.arg("wal-fetch").args(["--ahead", &fetch.system.to_string()]);
+        command.args(["wal-fetch-ahead", &fetch.system.to_string(), &request.name]).current_dir("/");
         command.args(request.repositories.iter().flat_map(|name| ["--repository", name]));
-        command.arg(&request.name).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A session of its own: a signal to PostgreSQL's process group does not concern it.
         if let Err(error) = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn() {
@@ -296,8 +295,13 @@ impl Ahead {
         ready > AHEAD_SEGMENTS / 2
     }
 
-    /// Removes what recovery has passed, and what it left on other timelines.
+    /// Removes what recovery has passed, what it left on other timelines, and what was fetched before a reboot.
     fn keep_only_after(&self, name: &WalFileName) {
+        for sibling in fs::read_dir(self.directory.parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten() {
+            if sibling.path() != self.directory && is_of_same_system(&sibling.path(), &self.directory) {
+                let _ = fs::remove_dir_all(sibling.path());
+            }
+        }
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let file_name = entry.file_name();
             let parsed = file_name.to_str().and_then(|text| WalFileName::parse(text).ok());
@@ -313,6 +317,11 @@ impl Ahead {
     fn clear(&self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+fn is_of_same_system(one: &Path, other: &Path) -> bool {
+    let system = |path: &Path| path.file_name()?.to_str()?.split_once('-').map(|(system, _)| system.to_owned());
+    system(one).is_some() && system(one) == system(other)
 }
 
 fn only_system(name: &WalFileName, repositories: &[Repository]) -> Result<SystemIdentifier, Error> {

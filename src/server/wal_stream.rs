@@ -12,6 +12,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::connection::{COMMAND_PATIENCE, Connection};
 use super::error::{Error, Result};
 use super::messages::{self, Fields};
@@ -20,6 +22,8 @@ use super::stream::{Message, Patience};
 use crate::pg::{Lsn, Timeline};
 
 const ATTEMPTED: &str = "stream WAL from";
+/// 2000-01-01, from which PostgreSQL counts, in microseconds since 1970.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// How much silence passes before the server is told again where we are.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How much silence it takes to give the server up. It was asked for an answer several times by then.
@@ -140,6 +144,12 @@ impl<'a> WalStream<'a> {
                 tag => return Err(self.connection.unexpected(tag)),
             }
         }
+    }
+
+    /// When the server sent its last message, by its own clock; `None` before the first one.
+    pub fn server_time(&self) -> Option<DateTime<Utc>> {
+        let micros = i64::try_from(self.server_time).ok().filter(|&micros| micros > 0)?;
+        DateTime::from_timestamp_micros(micros + POSTGRES_EPOCH_MICROS)
     }
 
     /// Tells the server how far we are. What is `flushed` must be durable: the server may forget it.

@@ -41,6 +41,10 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
+    pub fn get_ref(&self) -> &W {
+        &self.inner
+    }
+
     /// How many bytes of the present file's contents are still to come.
     pub fn left_bytes(&self) -> u64 {
         self.left
