@@ -91,7 +91,7 @@ fn backup_table<'a>(backups: impl Iterator<Item = &'a BackupStatus>, zone: &dyn 
         let size = |bytes| units::size(bytes).replace(' ', "");
         [
             backup.name.clone(),
-            to_the_second(&zone.show(backup.stopped_at)),
+            zone.show_seconds(backup.stopped_at),
             units::age(backup.age_seconds),
             size(backup.size_bytes),
             size(backup.stored_bytes),
@@ -104,17 +104,6 @@ fn backup_table<'a>(backups: impl Iterator<Item = &'a BackupStatus>, zone: &dyn 
     table::lines("  ", [Left, Left, Right, Right, Right], &rows)
 }
 
-/// Columns have no room for microseconds.
-fn to_the_second(shown: &str) -> String {
-    match shown.split_once('.') {
-        Some((clock, rest)) => {
-            let offset = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-            format!("{clock}{offset}")
-        }
-        None => shown.to_owned(),
-    }
-}
-
 fn wal_lines(wal: &WalStatus, report: &Report, zone: &dyn Zone) -> String {
     let age_seconds = (report.at - wal.last_stored_at).num_seconds().max(0) as u64;
     format!(
@@ -124,7 +113,7 @@ fn wal_lines(wal: &WalStatus, report: &Report, zone: &dyn Zone) -> String {
         wal.last_segment,
         units::count(wal.segments, "segment"),
         units::size(wal.stored_bytes),
-        to_the_second(&zone.show(wal.last_stored_at)),
+        zone.show_seconds(wal.last_stored_at),
         units::age(age_seconds),
     )
 }
