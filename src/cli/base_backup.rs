@@ -136,8 +136,8 @@ fn facts(report: &Report, zone: &dyn Zone) -> Vec<[String; 2]> {
     let mut facts = vec![
         fact("size", size(report)),
         fact("duration", format!("{}{rate}", units::span(duration))),
-        fact("taken", format!("from {}", zone.show(report.started_at))),
-        fact("", format!("to   {}", zone.show(report.stopped_at))),
+        fact("taken", format!("from {}", zone.show_seconds(report.started_at))),
+        fact("", format!("to   {}", zone.show_seconds(report.stopped_at))),
         fact("WAL", format!("{} to {} on timeline {}", report.start_lsn, report.stop_lsn, report.timeline)),
         fact(
             "cluster",
@@ -214,7 +214,7 @@ base_backup_20261122_020000: stored in every repository
   size      12.3 GB, stored as 3.40 GB (28 %)
   duration  1 min 2 s, 198 MB/s
   taken     from 2026-11-22 03:00:00+01:00
-            to   2026-11-22 03:01:02.250000+01:00
+            to   2026-11-22 03:01:02+01:00
   WAL       0/2000028 to 0/2000138 on timeline 1
   cluster   7439122314155001234, PostgreSQL 15.18
   label     nightly

@@ -108,9 +108,9 @@ impl Log {
             LogFormat::Text => {
                 let time = match self.reader {
                     Reader::Terminal => String::new(),
-                    Reader::Collector => format!("{} ", chrono::Local.show((self.clock)())),
+                    Reader::Collector => format!("{} ", chrono::Local.show_seconds((self.clock)())),
                 };
-                self.write(&format!("{time}pgbak: {}{message}", prefix(level)));
+                self.write(&format!("{time}pgbak: {}{}", prefix(level), message.replace('\n', " ")));
             }
             LogFormat::Json => self.write(&self.json(level, message, fields)),
         }
@@ -128,7 +128,9 @@ impl Log {
     /// Writes a line in one piece. Where the standard error cannot be written to, there is nobody to tell.
     fn write(&self, line: &str) {
         let mut sink = self.sink();
-        let bytes = format!("{}\n", printable(line));
+        // A thread that panics cannot clear the bar (indicatif does not draw then), but leave its line.
+        let start = if sink.bar.is_some() && std::thread::panicking() { "\n" } else { "" };
+        let bytes = format!("{start}{}\n", printable(line));
         match sink.bar.clone() {
             Some(bar) => {
                 let _ = bar.suspend(|| sink.stderr.write_all(bytes.as_bytes()));

@@ -296,7 +296,7 @@ fn facts(report: &Report, zone: &dyn Zone) -> Vec<[String; 2]> {
     };
     let mut facts = vec![
         fact("backup", format!("{} from {}", report.backup, report.repository)),
-        fact("", format!("which ended {}", zone.show(report.backup_stopped_at))),
+        fact("", format!("which ended {}", zone.show_seconds(report.backup_stopped_at))),
         fact("target", format!("{} on timeline {}", report.target, report.timeline)),
         fact("WAL", wal),
         fact("directory", report.directory.display().to_string()),
@@ -308,19 +308,19 @@ fn facts(report: &Report, zone: &dyn Zone) -> Vec<[String; 2]> {
     }
     if !report.dry_run {
         let duration = Duration::try_from_secs_f64(report.duration_seconds).unwrap_or_default();
-        facts.push(fact("written", format!("{} in {}", files(report), units::span(duration))));
+        facts.push(fact("written", format!("{}, in {}", files(report), units::span(duration))));
     }
     facts
 }
 
-/// `1273 files`, and with `--delta` also `968 files were right already, 2 files removed`.
+/// `1273 files`, and with `--delta` also `, 968 kept as they were, 2 removed that did not belong`.
 fn files(report: &Report) -> String {
     let mut text = units::count(report.files_written, "file");
     if report.files_kept > 0 {
-        text.push_str(&format!(" ({} kept as they were)", report.files_kept));
+        text.push_str(&format!(", {} kept as they were", report.files_kept));
     }
     if report.files_removed > 0 {
-        text.push_str(&format!(" ({} removed that did not belong)", report.files_removed));
+        text.push_str(&format!(", {} removed that did not belong", report.files_removed));
     }
     text
 }
@@ -401,7 +401,7 @@ Run the same without --dry-run, and then:
         let text = rendered(&done);
         assert!(text.starts_with("/var/lib/postgresql/15/restored is restored.\n"), "{text}");
         let written =
-            "\n  written      1 file (968 kept as they were) (2 removed that did not belong) in 42 s\n";
+            "\n  written      1 file, 968 kept as they were, 2 removed that did not belong, in 42 s\n";
         assert!(text.contains(written), "{text}");
         assert!(text.contains("\n  WAL          only what is in the backup\n"), "{text}");
         assert!(text.ends_with("Now run:\n  pg_ctl -D /var/lib/postgresql/15/restored start\n"), "{text}");

@@ -79,3 +79,65 @@ pub fn check_repositories<'a>(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tracing::level_filters::LevelFilter;
+
+    use super::*;
+    use crate::cli::log::{LogFormat, Reader};
+    use crate::interrupt::Interrupt;
+    use crate::meter::Meter;
+
+    fn config() -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pgbak.toml");
+        std::fs::write(&file, "[[repository]]\nname = \"local\"\npath = \"/b\"\n").unwrap();
+        Config::load(Some(&file), &|_| None).unwrap()
+    }
+
+    /// What is printed of a report that is rendered as "text".
+    fn printed(volume: Volume, format: ReportFormat, exit: Exit) -> String {
+        let mut stdout = Vec::new();
+        let clock: fn() -> DateTime<Utc> = || DateTime::UNIX_EPOCH;
+        let log =
+            Log::new(LogFormat::Text, LevelFilter::WARN, Reader::Collector, clock, Box::new(io::sink()));
+        let mut session = Session {
+            context: Context {
+                config: &config(),
+                environment: &|_| None,
+                clock: &clock,
+                interrupt: &Interrupt::default(),
+                meter: &Meter::default(),
+                program: "pgbak".into(),
+                state_directory: "/s".into(),
+            },
+            clock,
+            zone: &Utc,
+            log: Arc::new(log),
+            output: Output::new(&mut stdout),
+            volume,
+        };
+        let ended = session.report(&"report", format, exit, |_, _| "text\u{7}\n".to_owned()).unwrap();
+        assert_eq!(ended, exit);
+        String::from_utf8(stdout).unwrap()
+    }
+
+    #[test]
+    fn quiet_prints_nothing_when_all_is_well_except_for_programs() {
+        assert_eq!(printed(Volume::Usual, ReportFormat::Text, Exit::DONE), "text\u{fffd}\n");
+        assert_eq!(printed(Volume::Quiet, ReportFormat::Text, Exit::DONE), "");
+        assert_eq!(printed(Volume::Quiet, ReportFormat::Text, Exit::FINDINGS), "text\u{fffd}\n");
+        assert_eq!(printed(Volume::Quiet, ReportFormat::Json, Exit::DONE), "\"report\"\n");
+    }
+
+    #[test]
+    fn a_repository_must_be_configured() {
+        assert!(check_repositories(&["local".to_owned()], &config()).is_ok());
+        let failure = check_repositories(&["local".to_owned(), "far".to_owned()], &config()).unwrap_err();
+        assert_eq!(failure.to_string(), "--repository: no repository is named \"far\"");
+        assert_eq!(failure.hint().as_deref(), Some("The repositories are: local."));
+    }
+}

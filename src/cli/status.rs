@@ -78,20 +78,20 @@ fn repository_section(repository: &RepositoryStatus, report: &Report, zone: &dyn
     for cluster in clusters {
         text.push_str(&format!("  cluster {cluster}\n"));
         let of_cluster = repository.backups.iter().filter(|backup| backup.system_identifier == *cluster);
-        text.push_str(&backup_table(of_cluster, zone));
+        text.push_str(&backup_table(&of_cluster.collect::<Vec<_>>(), zone));
         let of_cluster = repository.wal.iter().filter(|wal| wal.system_identifier == *cluster);
         text.extend(of_cluster.map(|wal| wal_lines(wal, report, zone)));
     }
     text
 }
 
-fn backup_table<'a>(backups: impl Iterator<Item = &'a BackupStatus>, zone: &dyn Zone) -> String {
+fn backup_table(backups: &[&BackupStatus], zone: &dyn Zone) -> String {
     let mut rows = vec![["backup", "finished", "age", "size", "stored"].map(str::to_owned)];
-    rows.extend(backups.map(|backup| {
+    rows.extend(backups.iter().map(|backup| {
         let size = |bytes| units::size(bytes).replace(' ', "");
         [
             backup.name.clone(),
-            to_the_second(&zone.show(backup.stopped_at)),
+            zone.show_seconds(backup.stopped_at),
             units::age(backup.age_seconds),
             size(backup.size_bytes),
             size(backup.stored_bytes),
@@ -101,18 +101,21 @@ fn backup_table<'a>(backups: impl Iterator<Item = &'a BackupStatus>, zone: &dyn 
         return "  no backups\n".to_owned();
     }
     use Align::{Left, Right};
-    table::lines("  ", [Left, Left, Right, Right, Right], &rows)
+    let table = table::lines("  ", [Left, Left, Right, Right, Right], &rows);
+    let labels = std::iter::once(None).chain(backups.iter().map(|backup| label(backup)));
+    table
+        .lines()
+        .zip(labels)
+        .map(|(line, label)| match label {
+            Some(label) => format!("{line}\n    \"{label}\"\n"),
+            None => format!("{line}\n"),
+        })
+        .collect()
 }
 
-/// Columns have no room for microseconds.
-fn to_the_second(shown: &str) -> String {
-    match shown.split_once('.') {
-        Some((clock, rest)) => {
-            let offset = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-            format!("{clock}{offset}")
-        }
-        None => shown.to_owned(),
-    }
+/// What somebody wrote; a label that only repeats the name tells nothing.
+fn label(backup: &BackupStatus) -> Option<&str> {
+    Some(backup.label.as_str()).filter(|label| !label.is_empty() && !label.contains(&backup.name))
 }
 
 fn wal_lines(wal: &WalStatus, report: &Report, zone: &dyn Zone) -> String {
@@ -124,7 +127,7 @@ fn wal_lines(wal: &WalStatus, report: &Report, zone: &dyn Zone) -> String {
         wal.last_segment,
         units::count(wal.segments, "segment"),
         units::size(wal.stored_bytes),
-        to_the_second(&zone.show(wal.last_stored_at)),
+        zone.show_seconds(wal.last_stored_at),
         units::age(age_seconds),
     )
 }
@@ -155,10 +158,10 @@ mod tests {
         DateTime::parse_from_rfc3339(text).unwrap().into()
     }
 
-    fn backup(name: &str, stopped_at: &str, age_seconds: u64) -> BackupStatus {
+    fn backup(name: &str, label: &str, stopped_at: &str, age_seconds: u64) -> BackupStatus {
         BackupStatus {
             name: name.into(),
-            label: String::new(),
+            label: label.into(),
             system_identifier: "7439122314155001234".into(),
             timeline: 1,
             started_at: at(stopped_at),
@@ -180,8 +183,13 @@ mod tests {
                     place: "/var/lib/postgresql/backups".into(),
                     error: None,
                     backups: vec![
-                        backup("base_backup_20261012_020000", "2026-10-12T02:01:02Z", 41 * 86_400),
-                        backup("base_backup_20261122_020000", "2026-11-22T02:01:02.5Z", 36_238),
+                        backup(
+                            "base_backup_20261012_020000",
+                            "before the upgrade",
+                            "2026-10-12T02:01:02Z",
+                            41 * 86_400,
+                        ),
+                        backup("base_backup_20261122_020000", "", "2026-11-22T02:01:02.5Z", 36_238),
                     ],
                     wal: vec![WalStatus {
                         system_identifier: "7439122314155001234".into(),
@@ -227,6 +235,7 @@ local: /var/lib/postgresql/backups
   cluster 7439122314155001234
   backup                       finished                   age    size  stored
   base_backup_20261012_020000  2026-10-12 03:01:02+01:00  41d  12.3GB   988MB
+    \"before the upgrade\"
   base_backup_20261122_020000  2026-11-22 03:01:02+01:00  10h  12.3GB   988MB
   WAL on timeline 1: 000000010000000000000001 to 000000010000000000000042
     66 segments, 210 MB, the last stored 2026-11-22 13:03:40+01:00 (1m ago)

@@ -12,13 +12,19 @@
 //! Zone abbreviations other than UTC are refused: CST alone is three of them.
 
 use chrono::{
-    DateTime, FixedOffset, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeDelta, TimeZone,
-    Utc,
+    DateTime, FixedOffset, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, Offset, SubsecRound,
+    TimeDelta, TimeZone, Utc,
 };
 
 /// A time zone, both ways. Every [`TimeZone`] of chrono is one; `chrono::Local` is the one that `TZ` names.
 pub trait Zone {
+    /// `2026-11-22 02:00:00+01:00`, with microseconds where there are any.
     fn show(&self, instant: DateTime<Utc>) -> String;
+
+    /// Without microseconds, for the eye.
+    fn show_seconds(&self, instant: DateTime<Utc>) -> String {
+        self.show(instant.trunc_subsecs(0))
+    }
 
     /// The offsets that a clock on the wall may have had when it showed `local`.
     fn offsets_of(&self, local: &NaiveDateTime) -> MappedLocalTime<FixedOffset>;
@@ -34,7 +40,6 @@ impl<T: TimeZone> Zone for T {
     }
 }
 
-/// `2026-11-22 02:00:00+01:00`, with microseconds where there are any.
 fn show(instant: DateTime<FixedOffset>) -> String {
     let format = match instant.timestamp_subsec_micros() {
         0 => "%Y-%m-%d %H:%M:%S%:z",

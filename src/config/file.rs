@@ -638,7 +638,7 @@ mod tests {
             ),
             (
                 "[[repository]]\nname = \"a\"\nurl = \"ssh://h/p\"\nsessions = 0",
-                "line 4: repository.sessions: 0 is not from 1 to 16",
+                "line 4: repository.sessions: 0 is not from 1 to 10",
             ),
             (
                 "[[repository]]\nname = \"a\"\npath = \"/p\"\ndurable = true",

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use error::ConfigError;
 pub use state::state_directory;
-pub use words::{NotAWord, Rate, RepositoryName};
+pub use words::{NotAWord, Rate};
 
 use crate::pipe::Compression;
 
@@ -209,8 +209,8 @@ impl Default for Status {
 impl SshPlace {
     const PORT: u16 = 22;
     const SESSIONS: u32 = 2;
-    /// OpenSSH's server allows 10 sessions on a connection and starts to drop logins at as many (`MaxStartups`).
-    const SESSIONS_MAX: u32 = 16;
+    /// OpenSSH's server begins to refuse logins when as many are in progress (`MaxStartups 10:30:100`).
+    const SESSIONS_MAX: u32 = 10;
 }
 
 #[cfg(test)]
