@@ -8,6 +8,7 @@ pub mod control_file;
 pub mod history;
 pub mod lsn;
 pub mod manifest;
+pub mod manifest_checksum;
 pub mod segment;
 pub mod server_version;
 pub mod settings_file;
