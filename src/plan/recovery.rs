@@ -263,13 +263,16 @@ impl<'a> Planner<'a> {
 /// Proving that the target can be reached.
 impl Planner<'_> {
     fn reach(&self, Candidate { backup, history }: &Candidate<'_>) -> Reach {
-        let coverage = self.archive.map(|archive| archive.contiguous_from(backup.stop_lsn, history));
-        let lsn = coverage.map_or(backup.stop_lsn, |coverage| match coverage.stray {
+        let Some(archive) = self.archive else {
+            return Reach { lsn: backup.stop_lsn, coverage: None };
+        };
+        let coverage = archive.contiguous_from(backup.stop_lsn, history);
+        let lsn = match coverage.stray {
             // Once PostgreSQL has opened that segment, nothing keeps it from reading too far.
-            Some(stray) => stray.start(backup.wal_segment_size).max(backup.stop_lsn),
+            Some(stray) => stray.start(archive.segment_size()).max(backup.stop_lsn),
             None => coverage.lsn,
-        });
-        Reach { lsn, coverage }
+        };
+        Reach { lsn, coverage: Some(coverage) }
     }
 
     /// How far recovery gets, if that is certain to be far enough, or not certain not to be.
@@ -301,10 +304,10 @@ impl Planner<'_> {
 
     fn out_of_reach(&self, backup: &BackupInfo, reach: &Reach) -> RecoveryError {
         let (name, target, stop_lsn) = (backup.name, self.request.target.to_string(), backup.stop_lsn);
-        let size = backup.wal_segment_size;
         let Some((archive, end)) = self.archive.zip(reach.coverage) else {
             return RecoveryError::NothingArchived { backup: name, target, stop_lsn };
         };
+        let size = archive.segment_size();
         // The last record may begin well before the end, and go on behind it. In the last segment one begins.
         let reachable = Some(Lsn(reach.lsn.0.saturating_sub(size.bytes()))).filter(|lsn| *lsn >= stop_lsn);
         let missing = end.missing.file_name(size).to_string();
