@@ -9,7 +9,7 @@ use crate::pg::SystemIdentifier;
 use crate::pg::control_file::ControlFile;
 
 /// The file without which no server starts.
-pub const CONTROL_FILE: &str = "global/pg_control";
+pub const CONTROL_FILE: &str = crate::pg::control_file::PATH;
 /// `pg_control` is 8 KiB on every supported version.
 const CONTROL_FILE_SIZE_MAX_BYTES: u64 = 64 << 10;
 

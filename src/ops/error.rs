@@ -92,26 +92,34 @@ impl Error {
             }
             Self::Locked { .. } => "Wait for it to end; the lock goes with the process.".into(),
             Self::UnsoundStream { .. } => {
-                "Nothing was recorded. Run the backup again; if it fails again, check the server's disks.".into()
+                "Nothing was recorded. Run the backup again; if it fails again, check the server's disks."
+                    .into()
             }
             Self::WalEnded { .. } => "Nothing was recorded. Run the backup again.".into(),
             Self::NotThisWal { .. } => {
                 "Nothing was stored. Check the file with `pg_waldump`, and the disk that it lies on.".into()
             }
-            Self::WrongWalName { .. } => "Set `archive_command = 'pgbak wal-push %p'` in postgresql.conf.".into(),
+            Self::WrongWalName { .. } => {
+                "Set `archive_command = 'pgbak wal-push %p'` in postgresql.conf.".into()
+            }
             Self::ForeignWal { .. } => {
                 "Nothing was stored. Give each cluster a configuration and repositories of its own.".into()
             }
-            Self::WalGap { .. } => "Recovery cannot go on from here. Restore to a time before the gap, or from \
+            Self::WalGap { .. } => {
+                "Recovery cannot go on from here. Restore to a time before the gap, or from \
                  another repository: `pgbak status` shows what each can restore."
-                .into(),
+                    .into()
+            }
             Self::UnknownCluster { .. } => {
-                "Run it in the data directory, as PostgreSQL does, or set `data_directory` in [postgres].".into()
+                "Run it in the data directory, as PostgreSQL does, or set `data_directory` in [postgres]."
+                    .into()
             }
             Self::TargetDirectory { hint, .. } | Self::Usage { hint, .. } => hint.clone(),
-            Self::Unrestorable { .. } => "The target has no pg_control and cannot be started. Restore another backup \
+            Self::Unrestorable { .. } => {
+                "The target has no pg_control and cannot be started. Restore another backup \
                  into it with `--delta --backup NAME`, or from another repository with `--repository NAME`."
-                .into(),
+                    .into()
+            }
             Self::NoRepository { hint, .. } => return hint.clone(),
             Self::Io { source, .. } => return io_hint(source),
             Self::Interrupted(_)
@@ -124,8 +132,9 @@ impl Error {
     /// Listed in each command's help; scripts rely on these numbers.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Interrupted(interrupted)
-            | Self::Server(server::Error::Interrupted(interrupted)) => 128 + interrupted.signal as u8,
+            Self::Interrupted(interrupted) | Self::Server(server::Error::Interrupted(interrupted)) => {
+                128 + interrupted.signal as u8
+            }
             Self::Connection(_)
             | Self::UnknownRepository { .. }
             | Self::SshNotSupported { .. }

@@ -10,6 +10,7 @@ mod data_directory;
 mod error;
 mod process;
 mod repositories;
+mod wal_file;
 
 use std::path::PathBuf;
 use std::sync::Arc;

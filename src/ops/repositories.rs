@@ -11,11 +11,13 @@ impl Context<'_> {
     /// The repositories of these names, in the order of the configuration; no names means all.
     pub(super) fn repositories(&self, names: &[String]) -> Result<Vec<Repository>, Error> {
         let configured = &self.config.repositories;
-        if let Some(unknown) = names.iter().find(|name| !configured.iter().any(|known| known.name == **name)) {
+        if let Some(unknown) = names.iter().find(|name| !configured.iter().any(|known| known.name == **name))
+        {
             let known = configured.iter().map(|repository| repository.name.clone()).collect();
             return Err(Error::UnknownRepository { name: unknown.clone(), known });
         }
-        let wanted = configured.iter().filter(|repository| names.is_empty() || names.contains(&repository.name));
+        let wanted =
+            configured.iter().filter(|repository| names.is_empty() || names.contains(&repository.name));
         wanted.map(open).collect()
     }
 }

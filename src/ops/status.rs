@@ -154,8 +154,13 @@ fn findings(context: &Context<'_>, repository: &str, catalog: &Catalog, at: Date
         findings.push(finding("backup-damaged", message, "Take a new backup with `pgbak base-backup`."));
     }
     for backup in catalog.backups().iter().filter(|backup| !backup.damaged_pages.is_empty()) {
-        let message = format!("{} holds pages whose checksum failed: {}", backup.name, backup.damaged_pages[0]);
-        findings.push(finding("backup-with-damaged-pages", message, "Check the server's disks; keep older backups."));
+        let message =
+            format!("{} holds pages whose checksum failed: {}", backup.name, backup.damaged_pages[0]);
+        findings.push(finding(
+            "backup-with-damaged-pages",
+            message,
+            "Check the server's disks; keep older backups.",
+        ));
     }
     findings.extend(backup_age(context, catalog, at).map(|(code, message)| {
         finding(code, message, "Take one with `pgbak base-backup`, and look why the timer did not.")
@@ -165,19 +170,28 @@ fn findings(context: &Context<'_>, repository: &str, catalog: &Catalog, at: Date
             let size = archive.segment_size();
             let (first, last) = (gap.first.file_name(size), gap.last.file_name(size));
             let message = format!("WAL of system {system} is missing from {first} to {last}");
-            findings.push(finding("wal-gap", message, "Take a base backup now; times in the gap cannot be restored."));
+            findings.push(finding(
+                "wal-gap",
+                message,
+                "Take a base backup now; times in the gap cannot be restored.",
+            ));
         }
     }
     findings
 }
 
 fn backup_age(context: &Context<'_>, catalog: &Catalog, at: DateTime<Utc>) -> Option<(&'static str, String)> {
-    let Some(newest) = catalog.newest_backup() else { return Some(("no-backup", "there is no backup".into())) };
+    let Some(newest) = catalog.newest_backup() else {
+        return Some(("no-backup", "there is no backup".into()));
+    };
     let age = (at - newest.stopped_at).to_std().unwrap_or_default();
     let allowed = context.config.status.backup_age_max;
-    let seconds = |duration: std::time::Duration| humantime::format_duration(std::time::Duration::from_secs(duration.as_secs()));
+    let seconds = |duration: std::time::Duration| {
+        humantime::format_duration(std::time::Duration::from_secs(duration.as_secs()))
+    };
     (age > allowed).then(|| {
-        let message = format!("the newest backup is {} old, expected at most {}", seconds(age), seconds(allowed));
+        let message =
+            format!("the newest backup is {} old, expected at most {}", seconds(age), seconds(allowed));
         ("backup-too-old", message)
     })
 }

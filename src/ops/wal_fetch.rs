@@ -16,9 +16,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::process::make_private_directory;
-use super::{Context, Error};
-use crate::pg::history::TimelineHistory;
-use crate::pg::{SystemIdentifier, WalFileName, wal_page};
+use super::{Context, Error, wal_file};
+use crate::pg::{SystemIdentifier, WalFileName};
 use crate::pipe::Workers;
 use crate::repo::Repository;
 use crate::repo::wal::Missing;
@@ -81,7 +80,8 @@ pub fn run_ahead(
     name: &str,
     repositories: &[String],
 ) -> Result<(), Error> {
-    let system = system.parse().map_err(|_| unknown_cluster(name, "the system identifier is not a number"))?;
+    let system =
+        system.parse().map_err(|_| unknown_cluster(name, "the system identifier is not a number"))?;
     let mut fetch = Fetch::new(context, name, repositories, Some(system))?;
     let ahead = Ahead::of(context, system);
     make_private_directory(&ahead.directory)?;
@@ -108,11 +108,12 @@ impl<'a> Fetch<'a> {
         cluster: Option<SystemIdentifier>,
     ) -> Result<Self, Error> {
         let parsed = WalFileName::parse(name);
-        let name = parsed.map_err(|error| Error::WrongWalName { name: name.into(), reason: error.to_string() })?;
+        let name =
+            parsed.map_err(|error| Error::WrongWalName { name: name.into(), reason: error.to_string() })?;
         let repositories = context.repositories(repositories)?;
         let system = match cluster {
             Some(system) => system,
-            None => only_system(&name, &repositories)?,
+            None => wal_file::only_system(&name, &repositories)?,
         };
         let workers = context.workers()?;
         Ok(Self { context, name, system, repositories, workers })
@@ -164,20 +165,13 @@ impl<'a> Fetch<'a> {
         Ok(true)
     }
 
-    /// Whether what was fetched is what its name says, of the cluster that asks. `first` is how it begins.
-    fn check(&self, first: &[u8], size_bytes: u64) -> Result<(), String> {
-        match &self.name {
-            WalFileName::Segment(_) | WalFileName::Partial(_) => {
-                let header = wal_page::check_segment(&self.name, first, size_bytes).map_err(|e| e.to_string())?;
-                match header.system_identifier == self.system {
-                    true => Ok(()),
-                    false => Err(format!("it is WAL of system {}, not {}", header.system_identifier, self.system)),
-                }
+    /// Whether what was fetched is what its name says, of the cluster that asks. `beginning` is how it begins.
+    fn check(&self, beginning: &[u8], size_bytes: u64) -> Result<(), String> {
+        match wal_file::check(&self.name, beginning, size_bytes).map_err(|error| error.to_string())? {
+            Some(found) if found != self.system => {
+                Err(format!("it is WAL of system {found}, not {}", self.system))
             }
-            WalFileName::History(timeline) => {
-                TimelineHistory::parse(*timeline, first).map(drop).map_err(|error| error.to_string())
-            }
-            WalFileName::BackupNote(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 }
@@ -199,7 +193,7 @@ impl Unchecked {
         Ok(Self { path, file, size_bytes: 0 })
     }
 
-    /// Writes what `object` gives, and returns how it begins: all of it, when it is no more than a page.
+    /// Writes what `object` gives, and returns how it begins.
     fn fill(&mut self, mut object: impl Read, damaged: &dyn Fn(String) -> Error) -> Result<Vec<u8>, Error> {
         let mut chunk = vec![0; CHUNK_SIZE_BYTES];
         let mut first = Vec::new();
@@ -212,9 +206,8 @@ impl Unchecked {
             if self.size_bytes > FILE_SIZE_MAX_BYTES {
                 return Err(damaged(format!("it unpacks to more than {FILE_SIZE_MAX_BYTES} bytes")));
             }
-            if first.len() < CHUNK_SIZE_BYTES {
-                first.extend_from_slice(&chunk[..length]);
-            }
+            let wanted = wal_file::BEGINNING_BYTES - first.len();
+            first.extend_from_slice(&chunk[..length.min(wanted)]);
             let written = self.file.write_all(&chunk[..length]);
             written.map_err(|source| Error::Io { action: "write", path: self.path.clone(), source })?;
         }
@@ -297,7 +290,9 @@ impl Ahead {
 
     /// Removes what recovery has passed, what it left on other timelines, and what was fetched before a reboot.
     fn keep_only_after(&self, name: &WalFileName) {
-        for sibling in fs::read_dir(self.directory.parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten() {
+        for sibling in
+            fs::read_dir(self.directory.parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten()
+        {
             if sibling.path() != self.directory && is_of_same_system(&sibling.path(), &self.directory) {
                 let _ = fs::remove_dir_all(sibling.path());
             }
@@ -320,22 +315,9 @@ impl Ahead {
 }
 
 fn is_of_same_system(one: &Path, other: &Path) -> bool {
-    let system = |path: &Path| path.file_name()?.to_str()?.split_once('-').map(|(system, _)| system.to_owned());
+    let system =
+        |path: &Path| path.file_name()?.to_str()?.split_once('-').map(|(system, _)| system.to_owned());
     system(one).is_some() && system(one) == system(other)
-}
-
-fn only_system(name: &WalFileName, repositories: &[Repository]) -> Result<SystemIdentifier, Error> {
-    let mut known = Vec::new();
-    for repository in repositories {
-        repository.must_exist()?;
-        known.extend(repository.systems()?);
-    }
-    known.sort_unstable();
-    known.dedup();
-    match known[..] {
-        [system] => Ok(system),
-        _ => Err(unknown_cluster(&name.to_string(), "no data directory was found that asks for it")),
-    }
 }
 
 fn unknown_cluster(name: &str, reason: &str) -> Error {

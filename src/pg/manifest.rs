@@ -54,6 +54,13 @@ pub struct ManifestFile {
     pub checksum: Option<Checksum>,
 }
 
+impl ManifestFile {
+    /// The file's CRC-32C, if that is the checksum that its manifest gives.
+    pub fn crc32c(&self) -> Option<u32> {
+        self.checksum.as_ref()?.crc32c()
+    }
+}
+
 /// The WAL that the backup needs: from `start` to `end` on `timeline`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalRange {

@@ -84,6 +84,12 @@ impl Checksum {
         (bytes.len() == algorithm.length_bytes()).then_some(Self { algorithm, bytes })
     }
 
+    /// The value, where this is a CRC-32C.
+    pub fn crc32c(&self) -> Option<u32> {
+        let bytes = <[u8; 4]>::try_from(self.bytes.as_slice()).ok()?;
+        (self.algorithm == ChecksumAlgorithm::Crc32c).then(|| u32::from_le_bytes(bytes))
+    }
+
     pub fn algorithm(&self) -> ChecksumAlgorithm {
         self.algorithm
     }

@@ -54,7 +54,8 @@ impl<'a> BackupReader<'a> {
 
     /// What the backup's archives hold: tablespaces, the data directory, the WAL; in the order to unpack them.
     pub fn contents(&self) -> Vec<ArchiveContent> {
-        let tablespaces = self.info.tablespaces.iter().map(|tablespace| ArchiveContent::Tablespace(tablespace.oid));
+        let tablespaces =
+            self.info.tablespaces.iter().map(|tablespace| ArchiveContent::Tablespace(tablespace.oid));
         tablespaces.chain([ArchiveContent::Base, ArchiveContent::Wal]).collect()
     }
 

@@ -212,7 +212,8 @@ impl BackupWriter {
     ///
     /// `info` describes the backup; which files it has is filled in here.
     pub fn finish(mut self, mut info: BackupInfo) -> (BackupInfo, Vec<CopyOutcome>) {
-        let sums: String = self.files.iter().map(|file| format!("{}  {}\n", file.sha256, file.name)).collect();
+        let sums: String =
+            self.files.iter().map(|file| format!("{}  {}\n", file.sha256, file.name)).collect();
         info.stored_bytes = self.files.iter().map(|file| file.size_bytes).sum();
         info.files = self.files.clone();
         let record = info.to_toml();
@@ -293,7 +294,8 @@ impl Copy {
         for file in files {
             let found = entries.iter().find(|entry| entry.name == file.name);
             if found.and_then(storage::Entry::size_bytes) != Some(file.size_bytes) {
-                let reason = format!("expected {} bytes just written, found it changed or gone", file.size_bytes);
+                let reason =
+                    format!("expected {} bytes just written, found it changed or gone", file.size_bytes);
                 return Err(self.repository.damaged(&storage::join(&directory, &file.name), reason));
             }
         }

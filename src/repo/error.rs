@@ -20,7 +20,10 @@ pub enum Error {
     #[error("repository {repository} already holds \"{key}\" with different content")]
     Conflict { repository: String, key: String },
 
-    #[error("repository {repository} at {place} has no {}: it is empty, or its disk is not mounted", super::layout::RESTORE_MD)]
+    #[error(
+        "repository {repository} at {place} has no {}: it is empty, or its disk is not mounted",
+        super::layout::RESTORE_MD
+    )]
     NotARepository { repository: String, place: String },
 
     #[error("repository {repository} holds nothing of system {expected}, but of {}", join(.found))]
@@ -42,9 +45,11 @@ impl Error {
             Self::Damaged { .. } | Self::Missing { .. } => {
                 "Use another repository that holds it, with `--repository NAME`, or another backup.".into()
             }
-            Self::Conflict { .. } => "Two clusters write to one archive, or one was restored and went on without a \
+            Self::Conflict { .. } => {
+                "Two clusters write to one archive, or one was restored and went on without a \
                  new timeline. Nothing was overwritten. Give each cluster a repository of its own."
-                .into(),
+                    .into()
+            }
             Self::NotARepository { place, .. } => {
                 format!("Check that {place} is mounted; `pgbak base-backup` makes a new repository.")
             }

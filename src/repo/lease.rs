@@ -120,7 +120,8 @@ pub fn is_in_progress(
         opened => opened?,
     };
     let mut text = String::new();
-    let lease = object.take(SIZE_MAX_BYTES).read_to_string(&mut text).ok().and_then(|_| toml::from_str(&text).ok());
+    let lease =
+        object.take(SIZE_MAX_BYTES).read_to_string(&mut text).ok().and_then(|_| toml::from_str(&text).ok());
     Ok(lease.map_or(now < newest.modified_at + LIFETIME, |lease: Lease| lease.is_live(now, observer)))
 }
 
@@ -163,7 +164,8 @@ mod tests {
         assert!(in_progress(&storage, start + LIFETIME * 2, &alive));
         let dead = Observer { holder: holder("here", 1), is_running: &|_| false };
         assert!(!in_progress(&storage, start, &dead));
-        let elsewhere = Observer { holder: Holder { pid_scope: "container".into(), ..holder("here", 1) }, ..dead };
+        let elsewhere =
+            Observer { holder: Holder { pid_scope: "container".into(), ..holder("here", 1) }, ..dead };
         assert!(in_progress(&storage, start, &elsewhere), "another container's process cannot be seen");
     }
 }

@@ -66,7 +66,8 @@ impl Repository {
         for entry in self.storage().list(&root)? {
             if entry.is_directory() && layout::parse_segment_directory(&entry.name).is_some() {
                 files.extend(self.storage().list(&storage::join(&root, &entry.name))?);
-            } else if let Some((WalFileName::History(timeline), codec)) = layout::parse_wal_file(&entry.name) {
+            } else if let Some((WalFileName::History(timeline), codec)) = layout::parse_wal_file(&entry.name)
+            {
                 histories.push((timeline, codec));
             }
         }
@@ -105,11 +106,15 @@ impl Repository {
     }
 
     /// The segment size that a stored segment's own header gives; `None` when it cannot be read.
-    pub fn segment_size_in(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Option<SegmentSize>> {
+    pub fn segment_size_in(
+        &self,
+        system: SystemIdentifier,
+        name: &WalFileName,
+    ) -> Result<Option<SegmentSize>> {
         let workers = Workers::new(1).map_err(|source| Error::Source { what: name.to_string(), source })?;
         let Some((_, object)) = self.open_wal(system, name, &Arc::new(workers))? else { return Ok(None) };
         let mut page = Vec::new();
-        let read = object.take(wal_page::LongHeader::SIZE_BYTES as u64).read_to_end(&mut page);
+        let read = object.take(wal_page::LONG_HEADER_BYTES as u64).read_to_end(&mut page);
         let header = read.ok().and_then(|_| wal_page::LongHeader::parse(&page).ok());
         Ok(header.map(|header| header.segment_size))
     }

@@ -102,7 +102,10 @@ impl Repository {
             let path = storage::join(&layout::wal_of(system), &directory.name);
             let files = self.storage().list(&path)?;
             let stored = files.iter().filter(|entry| entry.size_bytes().is_some());
-            if stored.filter_map(|entry| layout::parse_wal_file(&entry.name)).any(|(file, _)| is_later(&file, name)) {
+            if stored
+                .filter_map(|entry| layout::parse_wal_file(&entry.name))
+                .any(|(file, _)| is_later(&file, name))
+            {
                 return Ok(Missing::InTheMiddle);
             }
         }

@@ -125,13 +125,17 @@ impl Received {
         let found = found.ok_or_else(|| format!("{path} is in the manifest, but was not sent"))?;
         if found.size_bytes != file.size_bytes {
             let expected = file.size_bytes;
-            return Err(format!("{path} has {} bytes, expected {expected} by its manifest", found.size_bytes));
+            return Err(format!(
+                "{path} has {} bytes, expected {expected} by its manifest",
+                found.size_bytes
+            ));
         }
         match file.crc32c() {
             Some(expected) if expected == found.crc32c => Ok(()),
-            Some(expected) => {
-                Err(format!("{path} has CRC-32C {:08x}, expected {expected:08x} by its manifest", found.crc32c))
-            }
+            Some(expected) => Err(format!(
+                "{path} has CRC-32C {:08x}, expected {expected:08x} by its manifest",
+                found.crc32c
+            )),
             None => Err(format!("the manifest gives {path} no CRC-32C")),
         }
     }

@@ -20,14 +20,14 @@ use super::{Context, Error};
 use crate::catalog::BackupInfo;
 use crate::catalog::backup::{self, BackupKind, BackupSource};
 use crate::config::Checkpoint;
-use crate::pg::backup_label::BackupLabel;
+use crate::pg::backup_label::{self, BackupLabel};
 use crate::pg::{Lsn, SegmentSize, Timeline};
 use crate::pipe::{Codec, Compression};
 use crate::repo::layout::{self, ArchiveContent};
 use crate::repo::{Archive, BackupWriter, CopyOutcome, Repository};
 use crate::server::{
-    BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, CheckpointMode, ConnectionSettings, ReplicationClient,
-    SystemIdentity,
+    BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, CheckpointMode, ConnectionSettings,
+    ReplicationClient, SystemIdentity,
 };
 
 /// How many pieces of the manifest wait for the thread that reads it.
@@ -84,7 +84,7 @@ struct Streamed {
     end: BackupEnd,
     /// Of all files in the archives.
     size_bytes: u64,
-    label: BackupLabel,
+    backup_label: BackupLabel,
 }
 
 /// What a backup is taken with.
@@ -121,7 +121,10 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
 fn sweep(context: &Context<'_>, repositories: &[Repository], now: DateTime<Utc>) {
     for repository in repositories {
         if let Err(error) = BackupWriter::sweep(repository, &context.observer(), now) {
-            tracing::warn!("could not look for unfinished backups in repository {}: {error}", repository.name());
+            tracing::warn!(
+                "could not look for unfinished backups in repository {}: {error}",
+                repository.name()
+            );
         }
     }
 }
@@ -148,14 +151,18 @@ impl Run<'_> {
         })?;
         let (start_lsn, timeline) = (backup.start_lsn(), backup.timeline());
         let tablespaces = tablespaces(&backup)?;
-        self.context.meter.expect(backup.tablespaces().iter().filter_map(|tablespace| tablespace.size_bytes_estimate).sum());
+        self.context.meter.expect(
+            backup.tablespaces().iter().filter_map(|tablespace| tablespace.size_bytes_estimate).sum(),
+        );
 
-        let wal_archive = writer.create(&ArchiveContent::Wal.file_name(self.codec()), self.request.compression)?;
+        let wal_archive =
+            writer.create(&ArchiveContent::Wal.file_name(self.codec()), self.request.compression)?;
         let (stop_sender, stop_receiver) = bounded(1);
         let (streamed, wal_copy) = std::thread::scope(|scope| {
             let slot = slot_name(&writer);
             let copying = scope.spawn(|| {
-                let copy = WalCopy { client: wal, slot, timeline, start_lsn, segment_size: self.segment_size };
+                let copy =
+                    WalCopy { client: wal, slot, timeline, start_lsn, segment_size: self.segment_size };
                 copy.run(wal_archive, &stop_receiver, self.context.interrupt)
             });
             let streamed = self.stream(&mut writer, &mut backup, &|| copying.is_finished());
@@ -168,16 +175,18 @@ impl Run<'_> {
                 (Ok(streamed), Ok(wal_copy)) => Ok((streamed, wal_copy)),
                 // The data stream breaks off when the WAL stream has; then the latter is the reason.
                 (_, Err(Some(error))) | (Err(error), Err(None)) => Err(error),
-                (Err(_), Ok(copied)) if copied.archive.is_lost() => {
-                    Err(writer.commit(copied.archive).err().expect("a lost archive cannot be committed").into())
-                }
+                (Err(_), Ok(copied)) if copied.archive.is_lost() => Err(writer
+                    .commit(copied.archive)
+                    .err()
+                    .expect("a lost archive cannot be committed")
+                    .into()),
                 (Err(error), Ok(_)) => Err(error),
                 (Ok(_), Err(None)) => unreachable!("it was not told to give up"),
             }
         })?;
         writer.commit(wal_copy.archive)?;
-        let Streamed { end, size_bytes, label: backup_label } = streamed;
-        check_label(&backup_label, start_lsn, timeline)?;
+        let Streamed { end, size_bytes, backup_label: label_file } = streamed;
+        check_label(&label_file, start_lsn, timeline)?;
 
         let info = BackupInfo {
             name: writer.name(),
@@ -192,7 +201,10 @@ impl Run<'_> {
             // By the server's clock, because recovery compares it with the server's commit times.
             stopped_at: wal_copy.stopped_at,
             wal_segment_size: self.segment_size,
-            source: if backup_label.is_from_standby() { BackupSource::Standby } else { BackupSource::Primary },
+            source: match label_file.source {
+                backup_label::BackupSource::Primary => BackupSource::Primary,
+                backup_label::BackupSource::Standby => BackupSource::Standby,
+            },
             tablespaces,
             size_bytes,
             stored_bytes: 0,
@@ -226,12 +238,14 @@ impl Run<'_> {
                 BackupEvent::ArchiveStarts { tablespace } => {
                     self.end_archive(writer, current.take())?;
                     let content = tablespace.map_or(ArchiveContent::Base, ArchiveContent::Tablespace);
-                    let archive = writer.create(&content.file_name(self.codec()), self.request.compression)?;
+                    let archive =
+                        writer.create(&content.file_name(self.codec()), self.request.compression)?;
                     current = Some((archive, Contents::of(content)));
                     writer.keep_alive((self.context.clock)());
                 }
                 BackupEvent::ArchiveData(bytes) => {
-                    let (archive, contents) = current.as_mut().ok_or_else(|| unsound("data before an archive"))?;
+                    let (archive, contents) =
+                        current.as_mut().ok_or_else(|| unsound("data before an archive"))?;
                     contents.feed(bytes, &mut received)?;
                     archive.put(bytes);
                     if archive.is_lost() {
@@ -250,12 +264,16 @@ impl Run<'_> {
                 }
             }
         }
-        let (size_bytes, label) = (received.size_bytes(), received.backup_label()?);
+        let (size_bytes, backup_label) = (received.size_bytes(), received.backup_label()?);
         let end = self.stream_manifest(writer, backup, received)?;
-        Ok(Streamed { end, size_bytes, label })
+        Ok(Streamed { end, size_bytes, backup_label })
     }
 
-    fn end_archive(&self, writer: &mut BackupWriter, ended: Option<(Archive, Contents)>) -> Result<(), Error> {
+    fn end_archive(
+        &self,
+        writer: &mut BackupWriter,
+        ended: Option<(Archive, Contents)>,
+    ) -> Result<(), Error> {
         let Some((archive, contents)) = ended else { return Ok(()) };
         let is_whole = if archive.is_lost() { Ok(()) } else { contents.finish() };
         is_whole?;
@@ -327,12 +345,12 @@ fn tablespaces(backup: &BaseBackup<'_>) -> Result<Vec<backup::Tablespace>, Error
 
 /// Recovery starts where `backup_label` says, so that has to be where the WAL was copied from.
 fn check_label(label: &BackupLabel, start_lsn: Lsn, timeline: Timeline) -> Result<(), Error> {
-    match label.start_lsn == start_lsn && label.start_timeline.is_none_or(|labelled| labelled == timeline) {
+    match label.start_lsn == start_lsn && label.timeline == timeline {
         true => Ok(()),
         false => Err(Error::UnsoundStream {
             reason: format!(
-                "its backup_label starts at {}, but the server announced {start_lsn} on timeline {timeline}",
-                label.start_lsn
+                "its backup_label starts at {} on timeline {}, but the server announced {start_lsn} on {timeline}",
+                label.start_lsn, label.timeline
             ),
         }),
     }

@@ -65,7 +65,8 @@ impl WalCopy<'_> {
         let first = SegmentName::holding(self.start_lsn, timeline, size);
         let start = first.start(size);
         let stream = self.client.start_replication(Some(&self.slot), start, timeline).map_err(Error::from)?;
-        let mut segments = Segments { tar, timeline, size, position: Position { received: start, open: None } };
+        let mut segments =
+            Segments { tar, timeline, size, position: Position { received: start, open: None } };
         let stopped_at = segments.copy(stream, stop, interrupt)?;
         let archive = segments.finish()?;
         Ok(CopiedWal { archive, stopped_at })
@@ -133,7 +134,9 @@ impl Segments {
     fn add(&mut self, start: Lsn, mut bytes: &[u8]) -> Result<(), Error> {
         if start != self.position.received {
             let received = self.position.received;
-            return Err(Error::UnsoundStream { reason: format!("WAL at {start} followed WAL up to {received}") });
+            return Err(Error::UnsoundStream {
+                reason: format!("WAL at {start} followed WAL up to {received}"),
+            });
         }
         while !bytes.is_empty() {
             let segment = SegmentName::holding(self.position.received, self.timeline, self.size);

@@ -140,10 +140,14 @@ impl Unpacking<'_, '_> {
             }
             ArchiveContent::Base | ArchiveContent::Tablespace(_) => {
                 let facts = self.files.expected.files.remove(&path);
-                let facts = facts.ok_or_else(|| unexpected(&path, "a file that its manifest does not name"))?;
+                let facts =
+                    facts.ok_or_else(|| unexpected(&path, "a file that its manifest does not name"))?;
                 if facts.size_bytes != header.size_bytes {
                     let (found, expected) = (header.size_bytes, facts.size_bytes);
-                    return Err(unexpected(&path, &format!("{found} bytes, expected {expected} by its manifest")));
+                    return Err(unexpected(
+                        &path,
+                        &format!("{found} bytes, expected {expected} by its manifest"),
+                    ));
                 }
                 Some(facts)
             }

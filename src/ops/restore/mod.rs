@@ -156,12 +156,18 @@ impl Restore<'_> {
             let mut unpacking = Unpacking { files, content };
             pipe::unpack(&workers, archive, &mut unpacking).map_err(|error| {
                 // An interruption comes back through the same door.
-                self.context.interrupt.check().err().map_or_else(|| self.unrestorable(&key, error), Error::from)
+                self.context
+                    .interrupt
+                    .check()
+                    .err()
+                    .map_or_else(|| self.unrestorable(&key, error), Error::from)
             })?;
         }
         match files.expected.first_missing() {
             None => Ok(()),
-            Some(path) => Err(self.unrestorable("backup", format!("{path} is in its manifest, but in no archive"))),
+            Some(path) => {
+                Err(self.unrestorable("backup", format!("{path} is in its manifest, but in no archive")))
+            }
         }
     }
 
@@ -191,8 +197,13 @@ impl Restore<'_> {
         let path = data.join("tablespace_map");
         let bytes = std::fs::read(&path).map_err(|source| target::io_error("read", &path, source))?;
         let version = self.proof.backup.server_version;
-        let moved = tablespace_map::with_locations(&bytes, version, &self.places.tablespaces)
+        let mut moved = tablespace_map::parse(&bytes, version)
             .map_err(|error| self.unrestorable("tablespace_map", error))?;
-        recovery_settings::replace(&path, &moved, owner)
+        for tablespace in &mut moved {
+            if let Some(directory) = self.places.tablespaces.get(&tablespace.oid) {
+                tablespace.location.clone_from(directory);
+            }
+        }
+        recovery_settings::replace(&path, &tablespace_map::write(&moved, version), owner)
     }
 }

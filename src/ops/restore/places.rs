@@ -21,7 +21,8 @@ impl Places {
     pub fn new(request: &Request, tablespaces: &[Tablespace]) -> Result<Self, Error> {
         for (old, _) in &request.tablespace_mapping {
             if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.location) == old) {
-                let known: Vec<_> = tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
+                let known: Vec<_> =
+                    tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
                 return Err(Error::Usage {
                     reason: format!("the backup has no tablespace at \"{}\"", old.display()),
                     hint: match known.is_empty() {
@@ -71,9 +72,14 @@ impl Places {
             for other in &roots[index + 1..] {
                 if one.starts_with(other) || other.starts_with(one) {
                     return Err(Error::Usage {
-                        reason: format!("\"{}\" and \"{}\" lie in each other", one.display(), other.display()),
-                        hint: "Give each tablespace a directory of its own with `--tablespace-mapping OLD=NEW`."
-                            .into(),
+                        reason: format!(
+                            "\"{}\" and \"{}\" lie in each other",
+                            one.display(),
+                            other.display()
+                        ),
+                        hint:
+                            "Give each tablespace a directory of its own with `--tablespace-mapping OLD=NEW`."
+                                .into(),
                     });
                 }
             }

@@ -38,14 +38,22 @@ fn quoted(path: &Path) -> String {
 }
 
 /// Writes the settings and the signal file. Recovery settings of the old life are commented out.
-pub fn write(data: &Path, plan: &RecoveryPlan, settings: &[(String, String)], owner: Owner) -> Result<(), Error> {
+pub fn write(
+    data: &Path,
+    plan: &RecoveryPlan,
+    settings: &[(String, String)],
+    owner: Owner,
+) -> Result<(), Error> {
     let path = data.join(AUTO_CONF);
     let old = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         read => read.map_err(|source| io_error("read", &path, source))?,
     };
-    let text = settings_file::neutralise(&old, settings_file::RECOVERY_SETTINGS);
-    let text = settings_file::append(&text, "Added by pgbak restore", settings);
+    let text = settings_file::neutralise(&old, &settings_file::RECOVERY_SETTINGS);
+    let text = settings_file::append(&text, settings).map_err(|error| Error::Usage {
+        reason: error.to_string(),
+        hint: "A path or name with such a character cannot be written into postgresql.auto.conf.".into(),
+    })?;
     replace(&path, &text, owner)?;
     replace(&data.join(plan.signal.file_name()), b"", owner)
 }
@@ -57,7 +65,8 @@ pub fn replace(path: &Path, content: &[u8], owner: Owner) -> Result<(), Error> {
     name.push(".pgbak");
     let fresh = path.with_file_name(name);
     // The data directory's own file tells what mode and owner its siblings have.
-    let model = fs::metadata(path).or_else(|_| fs::metadata(path.with_file_name("PG_VERSION"))).map_err(io)?;
+    let model =
+        fs::metadata(path).or_else(|_| fs::metadata(path.with_file_name("PG_VERSION"))).map_err(io)?;
     let mut file =
         fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(io)?;
     file.write_all(content).map_err(io)?;

@@ -22,7 +22,10 @@ pub const MARKER: &str = "pgbak_restore_in_progress";
 pub enum Owner {
     /// Whoever runs pgbak.
     Self_,
-    Account { uid: u32, gid: u32 },
+    Account {
+        uid: u32,
+        gid: u32,
+    },
     /// As the server recorded it in the archive.
     AsRecorded,
 }
@@ -42,7 +45,11 @@ pub fn inspect(request: &Request, places: &Places, backup: &BackupInfo) -> Resul
             continue;
         }
         return match is_half_restored(&places.data) {
-            true => refuse(root, "holds an unfinished restore".into(), "Run it again with `--delta` to finish it."),
+            true => refuse(
+                root,
+                "holds an unfinished restore".into(),
+                "Run it again with `--delta` to finish it.",
+            ),
             false => refuse(
                 root,
                 "is not empty".into(),
@@ -95,7 +102,8 @@ fn must_have_archived_all(data: &Path) -> Result<(), Error> {
         entries => entries.map_err(|source| io_error("read the directory", &status, source))?,
     };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut waiting: Vec<_> = names.filter_map(|name| Some(name.strip_suffix(".ready")?.to_owned())).collect();
+    let mut waiting: Vec<_> =
+        names.filter_map(|name| Some(name.strip_suffix(".ready")?.to_owned())).collect();
     waiting.sort();
     let Some(first) = waiting.first() else { return Ok(()) };
     Err(Error::TargetDirectory {
@@ -138,7 +146,8 @@ impl Owner {
             return Self::Self_;
         }
         let existing = data.ancestors().find_map(|path| fs::metadata(path).ok());
-        let configured = context.config.postgres.data_directory.as_ref().and_then(|path| fs::metadata(path).ok());
+        let configured =
+            context.config.postgres.data_directory.as_ref().and_then(|path| fs::metadata(path).ok());
         let owner = [existing, configured].into_iter().flatten().find(|metadata| metadata.uid() != 0);
         owner.map_or(Self::AsRecorded, |metadata| Self::Account { uid: metadata.uid(), gid: metadata.gid() })
     }
