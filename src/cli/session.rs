@@ -110,7 +110,7 @@ mod tests {
                 environment: &|_| None,
                 clock: &clock,
                 interrupt: &Interrupt::default(),
-                meter: &Meter::default(),
+                meter: &Arc::default(),
                 program: "pgbak".into(),
                 state_directory: "/s".into(),
             },
