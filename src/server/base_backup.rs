@@ -161,6 +161,10 @@ impl<'a> BaseBackup<'a> {
     }
 
     /// What comes next; after [`BackupEvent::Ends`] nothing does, and it is a mistake to ask.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an event borrows from the stream, an iterator's item cannot"
+    )]
     pub fn next(&mut self) -> Result<BackupEvent<'_>> {
         assert!(self.phase != Phase::Ended, "a base backup that has ended has no more events");
         loop {

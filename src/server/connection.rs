@@ -12,7 +12,8 @@ use super::error::{Cause, Error, Login, Result};
 use super::messages::{self, Fields, ServerMessage};
 use super::rows::Row;
 use super::settings::{ConnectionSettings, SessionAttributes};
-use super::stream::{Message, Patience, Stream};
+use super::socket::Patience;
+use super::stream::{Message, Stream};
 use crate::interrupt::Interrupt;
 use crate::pg::ServerVersion;
 

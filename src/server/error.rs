@@ -114,7 +114,8 @@ impl Cause {
     /// Why a login failed.
     pub(super) fn of_login(message: &ServerMessage, login: Login<'_>) -> Self {
         match message.sqlstate.as_str() {
-            "28000" if message.routine == "ClientAuthentication" => {
+            // The file's name is the same in every language of the server.
+            "28000" if message.message.contains("pg_hba.conf") => {
                 Self::NoHbaEntry { line: login.hba_line(message) }
             }
             "28000" => Self::IdentityRejected,
@@ -153,7 +154,8 @@ impl Cause {
                 "Check the password in the connection string, PGPASSWORD or ~/.pgpass.".to_owned()
             }
             Self::NoHbaEntry { line } => format!(
-                "Add the line `{line}` to the server's pg_hba.conf and run `SELECT pg_reload_conf();` there."
+                "Add the line `{line}` to the server's pg_hba.conf, before any that rejects, and run `SELECT \
+                 pg_reload_conf();` there."
             ),
             Self::IdentityRejected => {
                 "Connect as the role that pg_hba.conf and pg_ident.conf expect for this \
@@ -296,13 +298,8 @@ fn quoted_identifier(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn message(sqlstate: &str, text: &str, routine: &str) -> ServerMessage {
-        ServerMessage {
-            sqlstate: sqlstate.to_owned(),
-            message: text.to_owned(),
-            routine: routine.to_owned(),
-            ..ServerMessage::default()
-        }
+    fn message(sqlstate: &str, text: &str) -> ServerMessage {
+        ServerMessage { sqlstate: sqlstate.to_owned(), message: text.to_owned(), ..ServerMessage::default() }
     }
 
     const LOGIN: Login<'_> =
@@ -313,7 +310,6 @@ mod tests {
         let said = message(
             "28000",
             "no pg_hba.conf entry for replication connection from host \"192.0.2.9\", user \"Bak\", no encryption",
-            "ClientAuthentication",
         );
         let hint = Cause::of_login(&said, LOGIN).hint().unwrap();
         assert!(hint.contains("`host replication \"Bak\" 192.0.2.9/32 scram-sha-256`"), "{hint}");
@@ -327,12 +323,12 @@ mod tests {
         let exceeds = |n| {
             let text =
                 format!("number of requested standby connections exceeds max_wal_senders (currently {n})");
-            Cause::of_login(&message("53300", &text, "InitProcess"), LOGIN)
+            Cause::of_login(&message("53300", &text), LOGIN)
         };
         assert_eq!(exceeds(0), Cause::ReplicationOff);
         assert_eq!(exceeds(10), Cause::NoFreeWalSender);
         assert_eq!(
-            Cause::of(&message("53300", "sorry, too many clients already", "")),
+            Cause::of(&message("53300", "sorry, too many clients already")),
             Cause::TooManyConnections
         );
     }

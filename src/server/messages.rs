@@ -103,8 +103,6 @@ pub struct ServerMessage {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
-    /// The function in the server's source that said it: tells messages with one SQLSTATE apart.
-    pub(super) routine: String,
 }
 
 impl ServerMessage {
@@ -123,7 +121,6 @@ impl ServerMessage {
                 b'M' => message.message = text,
                 b'D' => message.detail = Some(text),
                 b'H' => message.hint = Some(text),
-                b'R' => message.routine = text,
                 _ => {}
             }
         }

@@ -23,8 +23,10 @@ mod rows;
 mod service_file;
 mod session;
 mod settings;
+mod socket;
 mod stream;
 mod tls;
+mod values;
 mod wal_stream;
 
 pub use base_backup::{BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, CheckpointMode, Tablespace};

@@ -53,8 +53,6 @@ pub enum ArchiveMethod {
     Missing,
     /// Archiving is off.
     Off,
-    /// The role may not see the settings; `pg_monitor` may.
-    Hidden,
 }
 
 impl Session {
@@ -88,15 +86,15 @@ impl Session {
     }
 
     pub fn archiver(&mut self) -> Result<Archiver> {
-        // Settings that the role may not see are missing from pg_settings; archive_library exists from 15 on.
+        // archive_library exists from 15 on.
         let sql = "SELECT archived_count, last_archived_wal, \
              (extract(epoch FROM last_archived_time) * 1000000)::int8 AS last_archived_at, \
              failed_count, last_failed_wal, \
              (extract(epoch FROM last_failed_time) * 1000000)::int8 AS last_failed_at, \
              current_setting('archive_mode') AS mode, \
              current_setting('wal_level') AS wal_level, \
-             (SELECT setting FROM pg_settings WHERE name = 'archive_command') AS command, \
-             (SELECT setting FROM pg_settings WHERE name = 'archive_library') AS library \
+             current_setting('archive_command') AS command, \
+             current_setting('archive_library', true) AS library \
              FROM pg_stat_archiver";
         let row = self.client.query_one(sql, &[]).map_err(|error| failed(error, &self.server))?;
         let mode: String = self.column(&row, "mode")?;
@@ -145,13 +143,12 @@ impl Session {
     }
 }
 
-fn archive_method(mode: &str, command: Option<String>, library: Option<String>) -> ArchiveMethod {
-    match (mode, command, library.filter(|library| !library.is_empty())) {
+fn archive_method(mode: &str, command: String, library: Option<String>) -> ArchiveMethod {
+    match (mode, command, library) {
         ("off", ..) => ArchiveMethod::Off,
-        (_, _, Some(library)) => ArchiveMethod::Library(library),
-        (_, Some(command), None) if command.is_empty() => ArchiveMethod::Missing,
-        (_, Some(command), None) => ArchiveMethod::Command(command),
-        (_, None, None) => ArchiveMethod::Hidden,
+        (_, _, Some(library)) if !library.is_empty() => ArchiveMethod::Library(library),
+        (_, command, _) if !command.is_empty() => ArchiveMethod::Command(command),
+        _ => ArchiveMethod::Missing,
     }
 }
 
@@ -278,7 +275,6 @@ fn server_message(error: &postgres::error::DbError) -> ServerMessage {
         message: error.message().to_owned(),
         detail: error.detail().map(str::to_owned),
         hint: error.hint().map(str::to_owned),
-        routine: error.routine().unwrap_or_default().to_owned(),
     }
 }
 
@@ -288,13 +284,13 @@ mod tests {
 
     #[test]
     fn archiving_without_anything_to_call_is_seen() {
-        let method = |mode, command: Option<&str>, library: Option<&str>| {
-            archive_method(mode, command.map(str::to_owned), library.map(str::to_owned))
+        let method = |mode, command: &str, library: Option<&str>| {
+            archive_method(mode, command.to_owned(), library.map(str::to_owned))
         };
-        assert_eq!(method("off", Some("(disabled)"), Some("")), ArchiveMethod::Off);
-        assert_eq!(method("on", Some(""), Some("")), ArchiveMethod::Missing);
-        assert_eq!(method("on", Some("cp"), None), ArchiveMethod::Command("cp".to_owned()));
-        assert_eq!(method("on", Some(""), Some("lib")), ArchiveMethod::Library("lib".to_owned()));
-        assert_eq!(method("on", None, None), ArchiveMethod::Hidden);
+        assert_eq!(method("off", "(disabled)", Some("")), ArchiveMethod::Off);
+        assert_eq!(method("on", "", Some("")), ArchiveMethod::Missing);
+        assert_eq!(method("on", "", None), ArchiveMethod::Missing);
+        assert_eq!(method("on", "cp", None), ArchiveMethod::Command("cp".to_owned()));
+        assert_eq!(method("on", "", Some("lib")), ArchiveMethod::Library("lib".to_owned()));
     }
 }

@@ -8,23 +8,16 @@
 //! to is refused, never ignored ([`super::parameters`]); connecting does not wait for ever unless
 //! `connect_timeout=0` says so; TCP keepalives find a dead server within two minutes unless they are set otherwise.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::account::Account;
-use super::conninfo::{self, ConninfoError};
-use super::parameters::{self, Treatment};
+use super::conninfo::ConninfoError;
 use super::pass_file::{PassFile, Wanted};
-use super::service_file::{self, ServiceError};
-
-const DEFAULT_PORT: u16 = 5432;
-/// Debian's libpq, then the PostgreSQL project's own.
-const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
-/// For connecting and authenticating, when `connect_timeout` is not given.
-const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+use super::service_file::ServiceError;
+use super::values::{self, Values};
 
 /// Everything that is needed to connect. `Debug` does not show passwords.
 #[derive(Clone, Debug)]
@@ -245,13 +238,13 @@ impl ConnectionSettings {
                 PassFile::default()
             });
         Ok(Self {
-            hosts: hosts(&values)?,
+            hosts: values::hosts(&values)?,
             database: values.get("dbname").unwrap_or(&user).to_owned(),
             user,
             application_name: values.get("application_name").map(str::to_owned),
             options: values.get("options").map(str::to_owned),
-            connect_timeout: connect_timeout(&values)?,
-            keepalive: keepalive(&values)?,
+            connect_timeout: values::connect_timeout(&values)?,
+            keepalive: values::keepalive(&values)?,
             tcp_user_timeout: values
                 .number("tcp_user_timeout")?
                 .filter(|&milliseconds| milliseconds > 0)
@@ -269,7 +262,7 @@ impl ConnectionSettings {
                 ],
                 "it is any, read-write, read-only, primary, standby or prefer-standby",
             )?,
-            tls: tls(&values, home.as_deref())?,
+            tls: values::tls(&values, home.as_deref())?,
             channel_binding: values.one_of(
                 "channel_binding",
                 ChannelBinding::Prefer,
@@ -296,7 +289,7 @@ impl ConnectionSettings {
 impl Host {
     fn pass_file_name(&self) -> String {
         match &self.place {
-            Place::Socket(directory) if directory == Path::new(default_socket_directory()) => {
+            Place::Socket(directory) if directory == Path::new(values::default_socket_directory()) => {
                 "localhost".to_owned()
             }
             Place::Socket(directory) => directory.to_string_lossy().into_owned(),
@@ -307,233 +300,11 @@ impl Host {
     }
 }
 
-fn default_socket_directory() -> &'static str {
-    let [debian, upstream] = SOCKET_DIRECTORIES;
-    if Path::new(debian).is_dir() { debian } else { upstream }
-}
-
-/// The parameters that have a value, wherever it came from. An empty value is the default's.
-struct Values(HashMap<&'static str, String>);
-
-impl Values {
-    fn gather(
-        connection: &str,
-        environment: &dyn Fn(&str) -> Option<String>,
-        home: Option<&Path>,
-    ) -> Result<Self, SettingsError> {
-        let mut values = Self(HashMap::new());
-        for (keyword, value) in conninfo::parse(connection)? {
-            values.0.insert(known(&keyword)?, value);
-        }
-        let from_environment = |variable: &str| environment(variable).filter(|value| !value.is_empty());
-        if let Some(service) =
-            values.get("service").map(str::to_owned).or_else(|| from_environment("PGSERVICE"))
-        {
-            let user_file = values
-                .get("servicefile")
-                .map(str::to_owned)
-                .or_else(|| from_environment("PGSERVICEFILE"))
-                .map(PathBuf::from)
-                .unwrap_or_else(|| home.unwrap_or(Path::new("/")).join(".pg_service.conf"));
-            let system_file =
-                from_environment("PGSYSCONFDIR").unwrap_or_else(|| service_file::SYSTEM_DIRECTORY.to_owned());
-            let system_file = Path::new(&system_file).join("pg_service.conf");
-            for (keyword, value) in service_file::find(&service, &user_file, &system_file)? {
-                values.0.entry(known(&keyword)?).or_insert(value);
-            }
-        }
-        for parameter in parameters::PARAMETERS {
-            if let Some(value) = from_environment(parameter.variable) {
-                values.0.entry(parameter.keyword).or_insert(value);
-            }
-        }
-        values.refuse_unsupported()?;
-        Ok(values)
-    }
-
-    fn refuse_unsupported(&self) -> Result<(), SettingsError> {
-        for parameter in parameters::PARAMETERS {
-            if let Treatment::Only(allowed) = parameter.treatment
-                && let Some(value) = self.get(parameter.keyword)
-                && !allowed.contains(&value)
-            {
-                return Err(SettingsError::Unsupported { keyword: parameter.keyword });
-            }
-        }
-        Ok(())
-    }
-
-    fn get(&self, keyword: &'static str) -> Option<&str> {
-        self.0.get(keyword).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    fn number(&self, keyword: &'static str) -> Result<Option<u32>, SettingsError> {
-        let expected = "it is a whole number";
-        let parse = |value: &str| {
-            let text = value.trim();
-            // libpq takes negative numbers for "leave it to the system".
-            let number: i32 = text.parse().map_err(|_| invalid(keyword, value, expected))?;
-            Ok(number.max(0).unsigned_abs())
-        };
-        self.get(keyword).map(parse).transpose()
-    }
-
-    fn one_of<T: Copy>(
-        &self,
-        keyword: &'static str,
-        default: T,
-        known: &[(&str, T)],
-        expected: &'static str,
-    ) -> Result<T, SettingsError> {
-        let Some(value) = self.get(keyword) else { return Ok(default) };
-        let found = known.iter().find(|(name, _)| *name == value);
-        found.map(|(_, meaning)| *meaning).ok_or_else(|| invalid(keyword, value, expected))
-    }
-}
-
-fn known(keyword: &str) -> Result<&'static str, SettingsError> {
-    parameters::find(keyword).map(|parameter| parameter.keyword).ok_or_else(|| {
-        SettingsError::UnknownKeyword { keyword: keyword.to_owned(), nearest: parameters::nearest(keyword) }
-    })
-}
-
-fn invalid(keyword: &'static str, value: &str, expected: &'static str) -> SettingsError {
-    SettingsError::InvalidValue { keyword, value: value.to_owned(), expected }
-}
-
-fn hosts(values: &Values) -> Result<Vec<Host>, SettingsError> {
-    let list = |keyword| values.get(keyword).map(|text| text.split(',').map(str::trim).collect::<Vec<_>>());
-    let (names, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
-    let count = addresses.as_ref().or(names.as_ref()).map_or(1, Vec::len);
-    if let Some(names) = &names
-        && names.len() != count
-    {
-        return Err(SettingsError::CountMismatch { keyword: "host", count: names.len(), hosts: count });
-    }
-    let ports = ports.unwrap_or_else(|| vec![""]);
-    if ports.len() != 1 && ports.len() != count {
-        return Err(SettingsError::CountMismatch { keyword: "port", count: ports.len(), hosts: count });
-    }
-    let at = |list: &Option<Vec<&str>>, i: usize| list.as_ref().map_or("", |list| list[i]).to_owned();
-    (0..count)
-        .map(|i| {
-            let place = place(&at(&names, i), &at(&addresses, i))?;
-            Ok(Host { place, port: port(ports[if ports.len() == 1 { 0 } else { i }])? })
-        })
-        .collect()
-}
-
-fn place(name: &str, address: &str) -> Result<Place, SettingsError> {
-    let address = match address {
-        "" => None,
-        text => Some(text.parse().map_err(|_| invalid("hostaddr", text, "it is an IPv4 or IPv6 address"))?),
-    };
-    Ok(match (name, address) {
-        ("", None) => Place::Socket(default_socket_directory().into()),
-        (_, None) if name.starts_with(['/', '@']) => Place::Socket(name.into()),
-        _ => Place::Tcp { name: (!name.is_empty()).then(|| name.to_owned()), address },
-    })
-}
-
-fn port(text: &str) -> Result<u16, SettingsError> {
-    if text.is_empty() {
-        return Ok(DEFAULT_PORT);
-    }
-    let number = text.parse().ok().filter(|&port| port > 0);
-    number.ok_or_else(|| invalid("port", text, "it is a number from 1 to 65535"))
-}
-
-/// As in libpq, 0 and negative numbers wait for ever, and one second is too little.
-fn connect_timeout(values: &Values) -> Result<Option<Duration>, SettingsError> {
-    Ok(match values.number("connect_timeout")? {
-        None => Some(DEFAULT_CONNECT_TIMEOUT),
-        Some(0) => None,
-        Some(seconds) => Some(Duration::from_secs(seconds.max(2).into())),
-    })
-}
-
-fn keepalive(values: &Values) -> Result<Option<Keepalive>, SettingsError> {
-    let number = |keyword, default| {
-        Ok::<_, SettingsError>(values.number(keyword)?.filter(|&number| number > 0).unwrap_or(default))
-    };
-    let keepalive = Keepalive {
-        idle: Duration::from_secs(number("keepalives_idle", 60)?.into()),
-        interval: Duration::from_secs(number("keepalives_interval", 10)?.into()),
-        count: number("keepalives_count", 6)?,
-    };
-    Ok((values.number("keepalives")? != Some(0)).then_some(keepalive))
-}
-
-fn tls(values: &Values, home: Option<&Path>) -> Result<TlsSettings, SettingsError> {
-    // What is named must be there; what is merely usual may be missing.
-    let usual = |name| home.map(|home| home.join(".postgresql").join(name)).filter(|path| path.exists());
-    let file = |keyword, name| values.get(keyword).map(PathBuf::from).or_else(|| usual(name));
-    let roots = match values.get("sslrootcert") {
-        Some("system") => RootCertificates::System,
-        _ => file("sslrootcert", "root.crt").map_or(RootCertificates::None, RootCertificates::File),
-    };
-    if let Some(key) = values.get("sslkey")
-        && key.contains(':')
-        && !key.starts_with('/')
-    {
-        return Err(invalid("sslkey", key, "it is a file; keys in an engine are not supported"));
-    }
-    let no_certificate = values.get("sslcertmode") == Some("disable");
-    Ok(TlsSettings {
-        mode: ssl_mode(values, &roots)?,
-        roots,
-        certificate: if no_certificate { None } else { file("sslcert", "postgresql.crt") },
-        key: file("sslkey", "postgresql.key"),
-        key_password: values.get("sslpassword").map(|password| Password(password.to_owned())),
-        revocations: file("sslcrl", "root.crl"),
-        revocations_directory: values.get("sslcrldir").map(PathBuf::from),
-        server_name_indication: values.get("sslsni") != Some("0"),
-        version_min: tls_version(values, "ssl_min_protocol_version")?.unwrap_or(TlsVersion::V1_2),
-        version_max: tls_version(values, "ssl_max_protocol_version")?,
-    })
-}
-
-fn ssl_mode(values: &Values, roots: &RootCertificates) -> Result<SslMode, SettingsError> {
-    let system = *roots == RootCertificates::System;
-    let default = if system { SslMode::VerifyFull } else { SslMode::Prefer };
-    let mode = values.one_of(
-        "sslmode",
-        default,
-        &[
-            ("disable", SslMode::Disable),
-            ("allow", SslMode::Allow),
-            ("prefer", SslMode::Prefer),
-            ("require", SslMode::Require),
-            ("verify-ca", SslMode::VerifyCa),
-            ("verify-full", SslMode::VerifyFull),
-        ],
-        "it is disable, allow, prefer, require, verify-ca or verify-full",
-    )?;
-    if system && mode != SslMode::VerifyFull {
-        let mode = values.get("sslmode").unwrap_or_default().to_owned();
-        return Err(SettingsError::WeakForSystemRoots { mode });
-    }
-    Ok(mode)
-}
-
-fn tls_version(values: &Values, keyword: &'static str) -> Result<Option<TlsVersion>, SettingsError> {
-    values.one_of(
-        keyword,
-        None,
-        &[
-            ("TLSv1", Some(TlsVersion::V1_0)),
-            ("TLSv1.1", Some(TlsVersion::V1_1)),
-            ("TLSv1.2", Some(TlsVersion::V1_2)),
-            ("TLSv1.3", Some(TlsVersion::V1_3)),
-        ],
-        "it is TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashMap;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
@@ -549,7 +320,7 @@ mod tests {
     #[test]
     fn nothing_at_all_means_the_local_socket() {
         let settings = resolve("", &[("HOME", "/nonexistent")]).unwrap();
-        let place = Place::Socket(default_socket_directory().into());
+        let place = Place::Socket(values::default_socket_directory().into());
         assert_eq!(settings.hosts, [Host { place, port: 5432 }]);
         assert_eq!(settings.user, Account::of_this_process().unwrap().name);
         assert_eq!(settings.database, settings.user);

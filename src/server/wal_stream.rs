@@ -18,7 +18,8 @@ use super::connection::{COMMAND_PATIENCE, Connection};
 use super::error::{Error, Result};
 use super::messages::{self, Fields};
 use super::rows::Row;
-use super::stream::{Message, Patience};
+use super::socket::Patience;
+use super::stream::Message;
 use crate::pg::{Lsn, Timeline};
 
 const ATTEMPTED: &str = "stream WAL from";
@@ -102,10 +103,14 @@ impl<'a> WalStream<'a> {
         Ok(Self { connection, position: start, reported, server_time: 0, silence, state })
     }
 
-    /// What comes next; `None` when nothing did within `timeout`.
+    /// What comes next; `None` when nothing did within `timeout`, or when the server asked how far we are.
     ///
-    /// Keepalives are answered on the way with what was last reported. A server that shuts down waits until all
-    /// its WAL is reported as flushed (or, if nothing ever was, as written): report after each `None`.
+    /// The server has then been told what was last reported. Report again if more is flushed by now, or can be: a
+    /// server that shuts down asks again and again, and waits until all its WAL is reported as flushed.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an event borrows from the stream, an iterator's item cannot"
+    )]
     pub fn next(&mut self, timeout: Duration) -> Result<Option<WalEvent<'_>>> {
         match self.state {
             State::Streaming => {}
@@ -128,7 +133,7 @@ impl<'a> WalStream<'a> {
                         self.position = Lsn(start.0.saturating_add(bytes.len() as u64));
                         return Ok(Some(WalEvent::Data { start, bytes }));
                     }
-                    Heard::Keepalive { wants_answer: true } => self.send_status(0)?,
+                    Heard::Keepalive { wants_answer: true } => return self.send_status(0).map(|()| None),
                     Heard::Keepalive { wants_answer: false } => {}
                 },
                 b'c' => {
