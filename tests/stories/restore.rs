@@ -557,6 +557,9 @@ fn recovery_stops_at_damaged_wal_instead_of_promoting() {
     assert!(!restored.log().contains("archive recovery complete"), "{}", restored.log());
 }
 
+/// A way to damage a file's content.
+type Damage = fn(&mut Vec<u8>);
+
 #[test]
 fn a_damaged_archive_leaves_nothing_that_can_be_started() {
     let site = site!(repositories(1));
@@ -565,7 +568,7 @@ fn a_damaged_archive_leaves_nothing_that_can_be_started() {
     site.wait_until_archived(site.cluster().lsn());
     let backup = site.repository().the_backup();
     let stored = site.repository().backup(&backup);
-    let damage: [(&str, &str, fn(&mut Vec<u8>)); 8] = [
+    let damage: [(&str, &str, Damage); 8] = [
         ("a flipped bit in the archive", "base.tar.zst", |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
