@@ -5,5 +5,10 @@
 mod support;
 
 mod stories {
+    mod archive;
+    mod backup;
+    mod bad_input;
     mod fixture;
+    mod restore;
+    mod status;
 }

@@ -39,6 +39,11 @@ impl Cluster {
         }
     }
 
+    /// Gives a setting on the command line of the next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.push(format!("{name}={value}"));
+    }
+
     /// Starts the server, without waiting for anything.
     pub fn launch(&mut self) {
         let installation = Installation::find().expect("a cluster is made only where PostgreSQL is");
@@ -76,6 +81,20 @@ impl Cluster {
             family.retain(|&pid| process::is_alive(pid));
             family.is_empty()
         });
+    }
+
+    /// Stops the server's processes where they are, without ending them.
+    pub fn freeze(&self) {
+        self.signal_children(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal_children(Signal::CONT);
+    }
+
+    fn signal_children(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the server runs");
+        process::children(child.id()).into_iter().for_each(|pid| process::send(pid, signal));
     }
 
     /// Waits until the server has ended by itself; returns whether it succeeded.
@@ -153,6 +172,11 @@ impl Cluster {
 
     pub fn system_identifier(&self) -> String {
         self.sql("SELECT system_identifier FROM pg_control_system()")
+    }
+
+    /// Where a restore point was made.
+    pub fn restore_point(&self, name: &str) -> Lsn {
+        history::read_restore_point(&self.identity, &self.data, name, self.lsn())
     }
 
     /// Every commit from `start` on, in WAL order, as `pg_waldump` reads it from `pg_wal`.

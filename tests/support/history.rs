@@ -5,10 +5,11 @@
 //! written in another order than their timestamps say, so what a target means is read from the WAL itself, by
 //! `pg_waldump`, and from nothing that a client believes.
 
+use std::fs;
 use std::path::Path;
 
 use super::{Identity, Installation};
-use pgbak::pg::Lsn;
+use pgbak::pg::{Lsn, SegmentName, SegmentSize};
 
 /// A commit record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,26 +64,49 @@ impl History {
 
 /// Reads the commit records between two locations from a cluster's `pg_wal`.
 pub fn read_commits(identity: &Identity, data: &Path, from: Lsn, to: Lsn) -> Vec<Commit> {
+    let dump = waldump(identity, data, from, to, "Transaction");
+    let commits: Vec<Commit> = dump.lines().filter_map(commit).collect();
+    assert!(!commits.is_empty(), "no commit in {from}..{to}");
+    commits
+}
+
+/// Reads where a restore point was made, from the segments that hold everything before `to`.
+pub fn read_restore_point(identity: &Identity, data: &Path, name: &str, to: Lsn) -> Lsn {
+    let names = fs::read_dir(data.join("pg_wal")).expect("a cluster has a pg_wal").flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let oldest = names.filter(|name| name.len() == 24).min().expect("a cluster has WAL");
+    let segment = SegmentName::parse(&oldest, SegmentSize::DEFAULT).expect("made with segments of 16 MiB");
+    let dump = waldump(identity, data, segment.start(SegmentSize::DEFAULT), to, "XLOG");
+    let of_it = dump.lines().find(|line| line.ends_with(&format!("desc: RESTORE_POINT {name}")));
+    of_it
+        .and_then(|line| field(line, "lsn: "))
+        .expect("there is such a restore point")
+        .parse()
+        .expect("an LSN")
+}
+
+fn waldump(identity: &Identity, data: &Path, from: Lsn, to: Lsn, manager: &str) -> String {
     let installation = Installation::find().expect("there is WAL only where PostgreSQL is");
     let mut command = identity.command(installation.program("pg_waldump"), "KILL");
-    command.arg("--path").arg(data.join("pg_wal")).args(["--rmgr", "Transaction"]);
+    command.arg("--path").arg(data.join("pg_wal")).args(["--rmgr", manager]);
     command.args(["--start", &from.to_string(), "--end", &to.to_string()]).env("TZ", "UTC").current_dir(data);
+    // At the end of the WAL it says that it found no further record, and fails; what it printed holds.
     let output = command.output().expect("pg_waldump runs");
-    let dump = String::from_utf8(output.stdout).expect("pg_waldump prints UTF-8");
-    let commits: Vec<Commit> = dump.lines().filter_map(commit).collect();
-    assert!(!commits.is_empty(), "no commit in {from}..{to}: {}", String::from_utf8_lossy(&output.stderr));
-    commits
+    String::from_utf8(output.stdout).expect("pg_waldump prints UTF-8")
+}
+
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_once(name)?.1.split(',').next().map(str::trim)
 }
 
 /// Reads `rmgr: Transaction len (rec/tot): 34/34, tx: 745, lsn: 0/01510D50, prev …, desc: COMMIT 2026-11-22
 /// 02:00:00.123456 UTC; …`.
 fn commit(line: &str) -> Option<Commit> {
     let (head, description) = line.split_once("desc: COMMIT ")?;
-    let field = |name: &str| head.split_once(name)?.1.split(',').next().map(str::trim);
     let time = description.split(';').next()?.trim();
     Some(Commit {
-        xid: field("tx: ")?.parse().ok()?,
-        lsn: field("lsn: ")?.parse().ok()?,
+        xid: field(head, "tx: ")?.parse().ok()?,
+        lsn: field(head, "lsn: ")?.parse().ok()?,
         time: time.to_owned(),
     })
 }

@@ -14,7 +14,7 @@ mod identity;
 mod installation;
 mod normalise;
 mod outcome;
-mod process;
+pub mod process;
 mod repository;
 mod site;
 mod workload;
@@ -28,7 +28,7 @@ pub use outcome::{Outcome, Running};
 pub use process::wait_until;
 pub use repository::Repository;
 pub use site::{Site, SiteBuilder};
-pub use workload::Workload;
+pub use workload::{Account, Workload};
 
 /// A [`Site`], made to order: `site!()`, `site!(repositories(2), initdb("--wal-segsize=1"))`.
 ///

@@ -61,7 +61,7 @@ impl Outcome {
     pub fn refuses(self, error: &[&str], hint: &[&str]) -> Self {
         let lines: Vec<&str> = self.stderr.lines().collect();
         let [first, second] = lines[..] else { panic!("not one line of error and one of hint\n{self}") };
-        for (line, prefix, words) in [(first, "error: ", error), (second, "hint: ", hint)] {
+        for (line, prefix, words) in [(first, "pgbak: error: ", error), (second, "hint: ", hint)] {
             assert!(line.starts_with(prefix), "no \"{prefix}\" at the start of \"{line}\"\n{self}");
             for word in words {
                 assert!(line.contains(word), "no \"{word}\" in \"{line}\"\n{self}");
@@ -96,6 +96,10 @@ pub struct Running {
 }
 
 impl Running {
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         process::signal(&self.child, signal);
     }

@@ -160,6 +160,15 @@ impl Site {
         restored
     }
 
+    /// Restores a standby, starts it, and waits until it answers.
+    pub fn restore_standby(&self) -> Cluster {
+        let directory = self.fresh("standby");
+        self.pgbak(&format!("restore --standby -D {}", directory.display())).succeeds();
+        let mut standby = self.restored_in(&directory);
+        standby.start();
+        standby
+    }
+
     /// A cluster in a restored directory, not started: with a socket of its own, and kept from archiving.
     pub fn restored_in(&self, directory: &Path) -> Cluster {
         let sockets = make_directory(&self.fresh("s"), &self.identity);

@@ -1,0 +1,298 @@
+#!/usr/bin/env bash
+# How fast pgbak is, beside what else does the same job: pg_basebackup, tar and pgBackRest.
+#
+#     tests/bench/run.sh                          everything, about ten minutes
+#     ONLY=wal tests/bench/run.sh                 one of: backup, restore, wal, start
+#     PGBAK=target/release/pgbak tests/bench/run.sh
+#
+# All run in turn on the same cluster, half of it incompressible, in memory (/dev/shm), so that neither the disk nor
+# a busy minute favours one of them; a first round is not counted; the median of RUNS rounds is. Where a tool has a
+# choice it gets zstd level 3, two processes, a fast checkpoint. Prints Markdown tables; the last column is the
+# ratio to pgbak's time and the goal it is held against.
+#
+#     SIZE_MB=2500   of the cluster's data
+#     RUNS=5         rounds that count
+#     MEMORY=/dev/shm, DISK=/var/tmp              where to work; DISK is for wal-push alone
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+SIZE_MB=${SIZE_MB:-2500}
+RUNS=${RUNS:-5}
+ONLY=${ONLY:-backup restore wal start}
+MEMORY=${MEMORY:-/dev/shm}
+DISK=${DISK:-/var/tmp}
+
+# shellcheck source=tests/packages.sh
+source tests/packages.sh
+say() { echo "bench: $*" >&2; }
+
+# --- as whom, and where -------------------------------------------------------------------------------------------
+
+# PostgreSQL refuses to run as root, so all of them run as the user `postgres` then.
+as_postgres() {
+    if [[ $(id -u) -eq 0 ]]; then
+        setpriv --reuid=postgres --regid=postgres --clear-groups -- env HOME="$work" "$@"
+    else
+        env HOME="$work" "$@"
+    fi
+}
+
+make_directory() {
+    mkdir -p "$1"
+    chmod 0700 "$1"
+    [[ $(id -u) -ne 0 ]] || chown postgres:postgres "$1"
+}
+
+# --- the cluster ----------------------------------------------------------------------------------------------
+
+make_cluster() {
+    say "making a cluster of $SIZE_MB MB in $work"
+    as_postgres "$bin/initdb" -D "$work/data" -U postgres -A trust --no-sync --data-checksums >/dev/null
+    as_postgres tee -a "$work/data/postgresql.conf" >/dev/null <<-END
+	listen_addresses = ''
+	unix_socket_directories = '$work'
+	fsync = off
+	shared_buffers = 256MB
+	max_wal_size = 8GB
+	wal_keep_size = 1GB
+	archive_mode = on
+	archive_command = 'true'
+	autovacuum = off
+	END
+    as_postgres "$bin/pg_ctl" -D "$work/data" -l "$work/server.log" -w start >/dev/null
+    export PGHOST="$work" PGUSER=postgres PGDATABASE=postgres
+    local half=$((SIZE_MB / 2))
+    # Chunks of 64 kB, stored as they are.
+    as_postgres sh -c "head -c ${half}M /dev/urandom >'$work/random'"
+    psql -q -v ON_ERROR_STOP=1 <<-END
+	CREATE TABLE noise (id int, bytes bytea);
+	ALTER TABLE noise ALTER bytes SET STORAGE EXTERNAL;
+	INSERT INTO noise SELECT n, pg_read_binary_file('$work/random', n * 65536::bigint, 65536)
+	  FROM generate_series(0, $half * 16 - 1) AS n;
+	END
+    rm "$work/random"
+    # A scale of 1 is about 15 MB.
+    "$bin/pgbench" --quiet --initialize --init-steps=dtGvp --scale=$((half / 15)) 2>"$work/pgbench.log"
+    "$bin/pgbench" --client=4 --jobs=2 --time=10 >"$work/pgbench.log" 2>&1
+    psql -q -c 'SELECT pg_switch_wal()' -c CHECKPOINT >/dev/null
+}
+
+psql() { "$bin/psql" --no-psqlrc "$@"; }
+
+# --- measuring ------------------------------------------------------------------------------------------------
+
+declare -A times=() memory=()
+
+# measure NAME COMMAND…: notes how long the command took, in microseconds, and its peak memory in kB.
+measure() {
+    local name=$1 begin end
+    shift
+    begin=${EPOCHREALTIME/[.,]/}
+    as_postgres /usr/bin/time -f %M -o "$work/peak" "$@" >"$work/output" 2>&1 || {
+        say "$name failed: $*"
+        tail -n 20 "$work/output" >&2
+        return 1
+    }
+    end=${EPOCHREALTIME/[.,]/}
+    if ((round > 0)); then
+        times[$name]+="$((end - begin)) "
+        memory[$name]+="$(tail -n 1 "$work/peak") "
+    fi
+}
+
+# rounds FUNCTION: calls it once to warm up and then RUNS times.
+rounds() {
+    for ((round = 0; round <= RUNS; round++)); do
+        "$1"
+    done
+}
+
+median() { tr ' ' '\n' <<<"$1" | sed '/^$/d' | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+heading() { printf '\n| %s | median | all, in order | peak memory | pgbak takes |\n|---|--:|---|--:|---|\n' "$1"; }
+
+# row NAME TITLE [GOAL]: a line of the table; GOAL is the most of this one's time that pgbak may take.
+row() {
+    local own other peak all ratio=''
+    own=$(median "${times[${1%%:*}:pgbak]}")
+    other=$(median "${times[$1]}")
+    peak=$(tr ' ' '\n' <<<"${memory[$1]}" | sort -n | tail -n 1)
+    all=$(awk '{ for (i = 1; i <= NF; i++) printf "%.3f ", $i / 1e6 }' <<<"${times[$1]}")
+    if [[ -n ${3:-} ]]; then
+        ratio=$(awk -v own="$own" -v other="$other" -v goal="$3" 'BEGIN {
+            printf "%.2f × this (goal: %.2f%s)", own / other, goal, own / other <= goal ? "" : ", MISSED" }')
+    fi
+    printf '| %s | %.3f s | %s | %d MiB | %s |\n' "$2" "$(awk -v t="$other" 'BEGIN { print t / 1e6 }')" \
+        "$all" $((peak / 1024)) "$ratio"
+}
+
+# --- the contestants ------------------------------------------------------------------------------------------
+
+write_configurations() {
+    as_postgres tee "$work/pgbak.toml" >/dev/null <<-END
+	[postgres]
+	connection = "host=$work user=postgres"
+	data_directory = "$work/data"
+	[backup]
+	workers = 2
+	[[repository]]
+	name = "memory"
+	path = "$work/pgbak"
+	END
+    as_postgres sed "s,$work/pgbak,$disk/pgbak,; s,memory,disk," "$work/pgbak.toml" |
+        as_postgres tee "$work/pgbak-disk.toml" >/dev/null
+    as_postgres tee "$work/pgbackrest.conf" >/dev/null <<-END
+	[global]
+	repo1-path=$work/pgbackrest
+	process-max=2
+	compress-type=zst
+	compress-level=3
+	start-fast=y
+	archive-check=n
+	log-level-console=error
+	log-level-file=off
+	lock-path=$work/lock
+	spool-path=$work/spool
+	[bench]
+	pg1-path=$work/data
+	pg1-socket-path=$work
+	pg1-user=postgres
+	END
+}
+
+# A copy with another name for the repository, as its only option for it is on the command line.
+pgbackrest_on() {
+    local repository=$1
+    shift
+    echo pgbackrest --config="$work/pgbackrest.conf" --stanza=bench --repo1-path="$repository" "$@"
+}
+
+new_stanza() {
+    rm -rf "$1"
+    # shellcheck disable=SC2046
+    as_postgres $(pgbackrest_on "$1" stanza-create)
+}
+
+backup_round() {
+    rm -rf "$work/pgbak" "$work/basebackup"
+    measure backup:pgbak "$pgbak" --config "$work/pgbak.toml" base-backup --compression zstd:3 --checkpoint fast
+    measure backup:pg_basebackup "$bin/pg_basebackup" -D "$work/basebackup" -Ft -X stream --checkpoint=fast \
+        --compress=client-zstd:level=3,workers=2
+    new_stanza "$work/pgbackrest"
+    # shellcheck disable=SC2046
+    measure backup:pgbackrest $(pgbackrest_on "$work/pgbackrest" backup --type=full)
+}
+
+backup_table() {
+    heading "base backup, zstd:3"
+    row backup:pgbak "pgbak base-backup"
+    row backup:pg_basebackup "pg_basebackup -Ft, client-zstd:level=3,workers=2" 0.70
+    row backup:pgbackrest "pgbackrest backup --type=full, process-max=2" 0.80
+    echo
+    echo "Stored: pgbak $(du -sm "$work/pgbak" | cut -f 1) MB," \
+        "pg_basebackup $(du -sm "$work/basebackup" | cut -f 1) MB," \
+        "pgBackRest $(du -sm "$work/pgbackrest" | cut -f 1) MB."
+}
+
+restore_round() {
+    local stored
+    stored=$(echo "$work"/pgbak/base-backups/*)
+    rm -rf "$work"/restored-*
+    measure restore:pgbak "$pgbak" --config "$work/pgbak.toml" restore -D "$work/restored-pgbak" --target-immediate
+    make_directory "$work/restored-tar"
+    make_directory "$work/restored-tar/pg_wal"
+    measure restore:tar sh -c "tar --zstd -xf '$stored/base.tar.zst' -C '$work/restored-tar' &&
+        tar --zstd -xf '$stored/pg_wal.tar.zst' -C '$work/restored-tar/pg_wal'"
+    make_directory "$work/restored-pgbackrest"
+    # shellcheck disable=SC2046
+    measure restore:pgbackrest $(pgbackrest_on "$work/pgbackrest" restore --pg1-path="$work/restored-pgbackrest")
+}
+
+restore_table() {
+    heading "restore"
+    row restore:pgbak "pgbak restore, every file checked"
+    row restore:tar "tar --zstd -xf of the same archives" 0.90
+    row restore:pgbackrest "pgbackrest restore, process-max=2" 0.80
+}
+
+# One segment a round, the same for each, and never one that a repository has already.
+wal_round() {
+    local segment=${segments[$round]}
+    measure memory:pgbak "$pgbak" --config "$work/pgbak.toml" wal-push "$segment"
+    # shellcheck disable=SC2046
+    measure memory:pgbackrest $(pgbackrest_on "$work/pgbackrest" archive-push "$segment")
+    measure disk:pgbak "$pgbak" --config "$work/pgbak-disk.toml" wal-push "$segment"
+    # shellcheck disable=SC2046
+    measure disk:pgbackrest $(pgbackrest_on "$disk/pgbackrest" archive-push "$segment")
+}
+
+wal_table() {
+    heading "wal-push of a segment of 16 MiB, in memory"
+    row memory:pgbak "pgbak wal-push"
+    row memory:pgbackrest "pgbackrest archive-push" 0.60
+    heading "wal-push of a segment of 16 MiB, on disk"
+    row disk:pgbak "pgbak wal-push"
+    row disk:pgbackrest "pgbackrest archive-push" 0.60
+}
+
+bench_wal() {
+    # The newest of those that the workload wrote, without the one in use.
+    mapfile -t segments < <(ls "$work"/data/pg_wal/0000000100000* | grep -v backup | head -n $((RUNS + 1)))
+    rm -rf "$work/pgbak" "$disk/pgbak"
+    new_stanza "$work/pgbackrest"
+    new_stanza "$disk/pgbackrest"
+    rounds wal_round
+    wal_table
+}
+
+bench_start() {
+    local begin end i
+    for ((i = -20; i < 200; i++)); do
+        ((i)) || begin=${EPOCHREALTIME/[.,]/}
+        "$pgbak" --version >/dev/null
+    done
+    end=${EPOCHREALTIME/[.,]/}
+    printf '\nProcess start: `pgbak --version` takes %s ms, the mean of 200, with the fork (goal: under 3 ms).\n' \
+        "$(awk -v t=$((end - begin)) 'BEGIN { printf "%.2f", t / 200 / 1000 }')"
+}
+
+# --- the run --------------------------------------------------------------------------------------------------
+
+install_missing postgresql pgbackrest:pgbackrest zstd:zstd setpriv:util-linux
+[[ -x /usr/bin/time ]] || apt_install time
+bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
+if [[ -z ${PGBAK:-} ]]; then
+    check_rust
+    install_missing cc:build-essential pkg-config:pkg-config openssl/libssl-dev
+    cargo build --release --locked
+    PGBAK=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/pgbak
+fi
+
+work=$(mktemp -d "$MEMORY/pgbak-bench.XXXXXX")
+disk=$(mktemp -d "$DISK/pgbak-bench.XXXXXX")
+clean_up() {
+    as_postgres "$bin/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true
+    rm -rf "$work" "$disk"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+make_directory "$work"
+make_directory "$disk"
+# Where it was built, the user `postgres` may be unable to read it.
+install -m 0755 "$PGBAK" "$work/bin-pgbak"
+pgbak=$work/bin-pgbak
+
+make_cluster
+write_configurations
+
+echo "$(nproc) cores; $("$pgbak" --version), $("$bin/postgres" --version), $(pgbackrest version)," \
+    "$(zstd --version | grep -o 'v[0-9.]*'), $(tar --version | head -n 1);" \
+    "a cluster of $(du -sm --exclude=pg_wal "$work/data" | cut -f 1) MB; $RUNS runs each."
+if [[ $ONLY == *backup* || $ONLY == *restore* ]]; then rounds backup_round; fi
+if [[ $ONLY == *backup* ]]; then backup_table; fi
+if [[ $ONLY == *restore* ]]; then
+    rounds restore_round
+    restore_table
+fi
+if [[ $ONLY == *wal* ]]; then bench_wal; fi
+if [[ $ONLY == *start* ]]; then bench_start; fi
