@@ -77,6 +77,10 @@ impl<'a> ArchiveReader<'a> {
         next
     }
 
+    pub(super) fn workers(&self) -> &Arc<Workers> {
+        &self.workers
+    }
+
     fn take_next(&mut self) -> Result<Option<Buffer>, Error> {
         loop {
             self.read_ahead();

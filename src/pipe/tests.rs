@@ -531,7 +531,7 @@ mod unpacking {
 
     fn run(archive: &[u8], codec: Codec, into: &mut Into) -> Result<Unpacked, Stopped<io::Error>> {
         let workers = workers();
-        unpack(&workers, ArchiveReader::new(&workers, codec, Box::new(archive), None), into)
+        unpack(ArchiveReader::new(&workers, codec, Box::new(archive), None), into)
     }
 
     #[test]

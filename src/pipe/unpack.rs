@@ -60,15 +60,15 @@ pub enum Stopped<E> {
     Sink(#[source] io::Error),
 }
 
-/// Unpacks the tar in `archive`.
+/// Unpacks the tar in `archive`, on the workers that decompress it.
 pub fn unpack<U: Unpack>(
-    workers: &Workers,
     mut archive: ArchiveReader<'_>,
     into: &mut U,
 ) -> Result<Unpacked, Stopped<U::Error>> {
+    let workers = Arc::clone(archive.workers());
     let mut scanner = Scanner::default();
     let mut walk = Walk::default();
-    let mut writing = Writing { workers, queue: VecDeque::new(), is_stopped: Arc::default() };
+    let mut writing = Writing { workers: &workers, queue: VecDeque::new(), is_stopped: Arc::default() };
     let mut size_bytes = 0;
     while let Some(frame) = archive.next_frame()? {
         size_bytes += frame.len() as u64;

@@ -8,7 +8,7 @@
 
 use std::io::{self, Read};
 
-use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, SafeResult};
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, SafeResult, Strategy};
 
 use super::super::buffer::Buffer;
 use super::super::error::Error;
@@ -20,18 +20,18 @@ const SKIPPABLE_MAGIC: u32 = 0x184D_2A50; // to 0x184D_2A5F
 
 #[derive(Default)]
 pub(super) struct Scratch {
-    compressor: Option<(i32, CCtx<'static>)>,
+    compressor: Option<Compressor>,
     decompressor: Option<DCtx<'static>>,
 }
 
 impl Scratch {
     pub fn compress(&mut self, level: i32, input: &[u8], output: &mut Buffer) -> Result<(), BadFrame> {
-        if self.compressor.as_ref().is_none_or(|&(of_level, _)| of_level != level) {
-            self.compressor = Some((level, compressor(level)?));
+        if self.compressor.as_ref().is_none_or(|compressor| compressor.level != level) {
+            self.compressor = Some(Compressor::new(level)?);
         }
-        let (_, compressor) = self.compressor.as_mut().expect("was just made");
+        let compressor = self.compressor.as_mut().expect("was just made");
         output.reserve(zstd_safe::compress_bound(input.len()));
-        let size = checked(compressor.compress2(output.spare(), input))?;
+        let size = compressor.compress(input, output.spare())?;
         output.advance(size);
         Ok(())
     }
@@ -46,10 +46,78 @@ impl Scratch {
     }
 }
 
-fn compressor(level: i32) -> Result<CCtx<'static>, BadFrame> {
+/// Compresses at one level.
+///
+/// At level 3, the usual one, it chooses among three searches by trying them on a sample of each frame. Heap pages
+/// of PostgreSQL shrink as much, or more, by a quick search for long matches as by that of level 3; pages of
+/// B-trees and WAL by a quick search for short ones. Only where the thorough search gains more than
+/// [`GAIN_MIN`] does it get the time that it takes, and then with tables that fit the cache beside the frame. In
+/// sum the ratio is that of `zstd -3` or better, for about half the time; no kind of data measured lost more than
+/// two percent. The choice depends on nothing but the frame, so that the same input is always stored alike.
+struct Compressor {
+    level: i32,
+    /// From the quickest on.
+    searches: Vec<CCtx<'static>>,
+}
+
+/// Of each frame: four pages, as smaller samples do not show the matches between pages.
+const SAMPLE_SIZE: usize = 32 * 1024;
+
+/// A hundredth.
+const GAIN_MIN: usize = 100;
+
+impl Compressor {
+    fn new(level: i32) -> Result<Self, BadFrame> {
+        let quick = |min_match| {
+            let quick =
+                [CParameter::HashLog(14), CParameter::MinMatch(min_match), CParameter::TargetLength(0)];
+            search(1, &[&[CParameter::Strategy(Strategy::ZSTD_fast)][..], &quick].concat())
+        };
+        let thorough = [CParameter::HashLog(15), CParameter::ChainLog(14)];
+        let searches = match level {
+            3 => vec![quick(7)?, quick(5)?, search(3, &thorough)?],
+            _ => vec![search(level, &[])?],
+        };
+        Ok(Self { level, searches })
+    }
+
+    fn compress(&mut self, input: &[u8], output: &mut [u8]) -> Result<usize, BadFrame> {
+        let chosen = match self.searches.len() {
+            1 => 0,
+            last if input.len() < 4 * SAMPLE_SIZE => last - 1,
+            _ => self.choose(input, output)?,
+        };
+        checked(self.searches[chosen].compress2(output, input))
+    }
+
+    /// Tries the searches on a sample, and says which one to use; `output` is overwritten.
+    fn choose(&mut self, input: &[u8], output: &mut [u8]) -> Result<usize, BadFrame> {
+        let middle = (input.len() - SAMPLE_SIZE) / 2;
+        let sample = &input[middle..][..SAMPLE_SIZE];
+        let mut size_with = |search: usize| checked(self.searches[search].compress2(output, sample));
+        let gains = |size: usize, over: usize| size + over / GAIN_MIN < over;
+
+        let long = size_with(0)?;
+        if long > SAMPLE_SIZE / 10 * 9 {
+            return Ok(0); // nothing will make it much smaller
+        }
+        let short = size_with(1)?;
+        let (quick, size) = if gains(short, long) { (1, short) } else { (0, long) };
+        // Where the length of matches matters so much, the thorough search gains nothing over the better one.
+        if short.abs_diff(long) > long / 50 {
+            return Ok(quick);
+        }
+        Ok(if gains(size_with(2)?, size) { 2 } else { quick })
+    }
+}
+
+fn search(level: i32, parameters: &[CParameter]) -> Result<CCtx<'static>, BadFrame> {
     let mut context = CCtx::create();
     checked(context.set_parameter(CParameter::CompressionLevel(level)))?;
     checked(context.set_parameter(CParameter::ChecksumFlag(true)))?;
+    for &parameter in parameters {
+        checked(context.set_parameter(parameter))?;
+    }
     Ok(context)
 }
 
