@@ -89,7 +89,6 @@ mod tests {
     use super::*;
     use crate::cli::log::{LogFormat, Reader};
     use crate::interrupt::Interrupt;
-    use crate::meter::Meter;
 
     fn config() -> Config {
         let directory = tempfile::tempdir().unwrap();

@@ -221,7 +221,10 @@ impl<'de> Visitor<'de> for Document<'_> {
                     let mut ranges = Vec::new();
                     let mut keep = |range| match ranges.len() {
                         WAL_RANGES_MAX => Err(serde_json::Error::custom("too many WAL ranges")),
-                        _ => Ok(ranges.push(range)),
+                        _ => {
+                            ranges.push(range);
+                            Ok(())
+                        }
                     };
                     map.next_value_seed(Each { on_entry: &mut keep, budget_bytes: self.budget_bytes })?;
                     wal_ranges.replace(ranges).is_some()

@@ -175,11 +175,9 @@ impl Run<'_> {
                 (Ok(streamed), Ok(wal_copy)) => Ok((streamed, wal_copy)),
                 // The data stream breaks off when the WAL stream has; then the latter is the reason.
                 (_, Err(Some(error))) | (Err(error), Err(None)) => Err(error),
-                (Err(_), Ok(copied)) if copied.archive.is_lost() => Err(writer
-                    .commit(copied.archive)
-                    .err()
-                    .expect("a lost archive cannot be committed")
-                    .into()),
+                (Err(_), Ok(copied)) if copied.archive.is_lost() => {
+                    Err(writer.commit(copied.archive).expect_err("a lost archive cannot be committed").into())
+                }
                 (Err(error), Ok(_)) => Err(error),
                 (Ok(_), Err(None)) => unreachable!("it was not told to give up"),
             }

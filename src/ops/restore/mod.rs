@@ -154,7 +154,7 @@ impl Restore<'_> {
             let key = reader.archive_key(content)?;
             let archive = reader.open(content, &workers)?;
             let mut unpacking = Unpacking { files, content };
-            pipe::unpack(&workers, archive, &mut unpacking).map_err(|error| {
+            pipe::unpack(archive, &mut unpacking).map_err(|error| {
                 // An interruption comes back through the same door.
                 self.context
                     .interrupt
