@@ -49,7 +49,7 @@ fn receive(client: &mut ReplicationClient) -> Received {
 }
 
 fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
-    assert!(archive.len() % 512 == 0 && archive.ends_with(&[0; 1024]), "the archive has its end");
+    assert!(archive.len().is_multiple_of(512) && archive.ends_with(&[0; 1024]), "the archive has its end");
     let mut archive = tar::Archive::new(archive);
     let entries = archive.entries().unwrap().map(Result::unwrap);
     entries
