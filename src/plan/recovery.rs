@@ -16,6 +16,7 @@
 //! What remains open goes into the notes. PostgreSQL itself fails if it does not meet its target in the WAL.
 
 mod error;
+mod notes;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use crate::catalog::wal::CoverageEnd;
 use crate::catalog::{BackupInfo, BackupName, Catalog, WalArchive};
 use crate::pg::history::TimelineHistory;
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
-use target::{settings, shown};
+use target::settings;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -309,7 +310,7 @@ impl Planner<'_> {
         };
         let size = archive.segment_size();
         // The last record may begin well before the end, and go on behind it. In the last segment one begins.
-        let reachable = Some(Lsn(reach.lsn.0.saturating_sub(size.bytes()))).filter(|lsn| *lsn >= stop_lsn);
+        let reachable = reach.lsn.0.checked_sub(size.bytes()).map(Lsn).filter(|lsn| *lsn >= stop_lsn);
         let missing = end.missing.file_name(size).to_string();
         match end {
             CoverageEnd { stray: Some(stray), lsn: until, .. } => {
@@ -352,103 +353,6 @@ impl<'a> Planner<'a> {
             signal: if self.request.standby { SignalFile::Standby } else { SignalFile::Recovery },
             history,
             notes,
-        }
-    }
-
-    fn notes(&self, candidate: &Candidate<'a>, reach: &Reach) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.named.is_none() {
-            self.note_passed_over(candidate.backup, &mut notes);
-        }
-        if let [first, ..] = &candidate.backup.damaged_pages[..] {
-            let (name, pages) = (candidate.backup.name, candidate.backup.damaged_pages.len());
-            notes.push(format!(
-                "When {name} was taken, the server reported {pages} damaged pages, of which the first is: {first}."
-            ));
-        }
-        self.note_unknown_timeline(candidate, &mut notes);
-        self.note_doubts(candidate, reach, &mut notes);
-        self.note_no_effect(&mut notes);
-        notes
-    }
-
-    /// Newer backups that would have been before the target.
-    fn note_passed_over(&self, chosen: &BackupInfo, notes: &mut Vec<String>) {
-        let is_newer = |other: &&BackupInfo| other.started_at > chosen.started_at;
-        for backup in
-            self.backups.iter().copied().filter(is_newer).filter(|other| self.is_before_target(other))
-        {
-            let usable = self.candidate(backup).and_then(|candidate| self.prove(&candidate));
-            let (name, pages) = (backup.name, backup.damaged_pages.len());
-            notes.push(match usable {
-                Err(error) => format!("A newer backup was passed over: {error}."),
-                Ok(_) => format!("{name} is newer, but was passed over: it holds {pages} damaged pages."),
-            });
-        }
-        let is_newer = |name: &str| name.parse().is_ok_and(|name: BackupName| name > chosen.name);
-        for damaged in self.catalog.damaged().iter().filter(|damaged| is_newer(&damaged.name)) {
-            notes.push(format!("{} was passed over: {}.", damaged.name, damaged.reason));
-        }
-    }
-
-    /// A timeline of which there is WAL, but no history: where it branched off is not known.
-    fn note_unknown_timeline(&self, candidate: &Candidate<'_>, notes: &mut Vec<String>) {
-        let newest = self.archive.and_then(|archive| archive.timelines().last().copied());
-        let is_unknown = |newest: &Timeline| *newest > candidate.history.timeline();
-        let follows_newest =
-            self.request.timeline == TargetTimeline::Latest && self.request.target != Target::Immediate;
-        if let Some(newest) = newest.filter(is_unknown).filter(|_| follows_newest) {
-            notes.push(format!(
-                "The archive has WAL of timeline {newest}, but not its history: it cannot be followed."
-            ));
-        }
-    }
-
-    /// What cannot be known before PostgreSQL has read the WAL.
-    fn note_doubts(&self, Candidate { backup, .. }: &Candidate<'_>, reach: &Reach, notes: &mut Vec<String>) {
-        let last_stored_at = reach.coverage.and_then(|end| end.last_stored_at);
-        match &self.request.target {
-            Target::Immediate => {}
-            Target::End if reach.lsn <= backup.stop_lsn => notes.push(
-                "No WAL after the backup is archived: recovery ends where the backup stopped.".to_owned(),
-            ),
-            Target::End => {}
-            Target::Lsn(lsn) => {
-                let is_in_last_segment = reach.lsn - *lsn <= backup.wal_segment_size.bytes();
-                if is_in_last_segment {
-                    notes.push(format!(
-                        "{lsn} is in the last segment of contiguous WAL: PostgreSQL will stop with an error if no \
-                         record begins at or after it."
-                    ));
-                }
-            }
-            Target::Time(time) => {
-                if let Some(stored_at) = last_stored_at.filter(|stored_at| stored_at < time) {
-                    notes.push(format!(
-                        "The newest WAL was archived at {}, before the target: PostgreSQL will stop with an error if \
-                         nothing in it was committed after the target.",
-                        shown(stored_at)
-                    ));
-                }
-            }
-            Target::Xid(_) | Target::Name(_) if self.named.is_none() => notes.push(format!(
-                "Whether {} stopped before {} is known only to the WAL: if it did not, PostgreSQL will stop with an \
-                 error, and an older backup must be named.",
-                backup.name, self.request.target
-            )),
-            Target::Xid(_) | Target::Name(_) => {}
-        }
-    }
-
-    /// What was asked for, but does not go with the target.
-    fn note_no_effect(&self, notes: &mut Vec<String>) {
-        let RecoveryRequest { target, exclusive, action, standby, .. } = self.request;
-        if *exclusive && !matches!(target, Target::Time(_) | Target::Lsn(_) | Target::Xid(_)) {
-            notes.push(format!("There is nothing to exclude at {target}: recovery stops there."));
-        }
-        if *target == Target::End && *action != TargetAction::Promote && !standby {
-            let action = action.name();
-            notes.push(format!("There is no target at which to {action}: the server opens when WAL ends."));
         }
     }
 }

@@ -218,9 +218,9 @@ fn without_archived_wal_a_backup_can_be_restored_as_it_is() {
             ["No WAL after the backup is archived: recovery ends where the backup stopped."]
         );
         assert!(plan(&catalog, &to(Target::Immediate), at(100)).is_ok());
-        for target in
-            [Target::Time(at(30)), Target::Lsn(lsn(22)), Target::Xid(735), Target::Name("before".into())]
-        {
+        let instants = [Target::Time(at(22)), Target::Time(at(30))];
+        let others = [Target::Lsn(lsn(22)), Target::Xid(735), Target::Name("before".into())];
+        for target in instants.into_iter().chain(others) {
             let error = plan(&catalog, &to(target), at(100)).unwrap_err();
             assert!(matches!(error, RecoveryError::NothingArchived { .. }), "{error}");
             assert!(error.hint().unwrap().contains("--target-immediate"));
@@ -307,6 +307,21 @@ fn a_target_on_an_abandoned_branch_is_reached_by_naming_its_timeline() {
     assert_eq!(plan.wal, Some(WalRange { from: lsn(25), to: lsn(52) }));
     let current = forked_twice().plan(&to_lsn(50).from(24).on(TargetTimeline::Current)).unwrap();
     assert_eq!(setting(&current, "recovery_target_timeline"), Some("2"));
+}
+
+#[test]
+fn a_time_that_may_lie_on_an_abandoned_branch_is_noted() {
+    // Timeline 1 went on for two hours; then it was restored to quarter 22, which began timeline 2.
+    let world = World::new().backup(1, 4, 5).wal(1, 1..=7).history(2, &[(1, 22)]).wal(2, 5..=12);
+    let note = "Timeline 1 went on after the history of timeline 2 left it at 0/5800000: what was committed there \
+                until 2026-11-22 07:00:00+00:00 comes back only with `--target-timeline 1`.";
+    assert_eq!(world.plan(&to_time(28)).unwrap().notes, [note]);
+    assert_eq!(world.plan(&to_time(33)).unwrap().notes, [""; 0], "by then it had ended");
+    assert_eq!(world.plan(&to_time(28).on(number(1))).unwrap().notes, [""; 0]);
+    let before = world.clone().backup(1, 20, 21).plan(&to_time(20)).unwrap();
+    assert_eq!(before.notes, [""; 0], "the backup shows that the fork came later");
+    let after = world.backup(2, 23, 24).plan(&to_time(28)).unwrap();
+    assert_eq!((after.backup, after.notes), (name(23), vec![]), "the backup is from behind the fork");
 }
 
 #[test]
