@@ -54,7 +54,7 @@ fn a_role_without_replication() {
     let site = site!();
     site.cluster().sql("CREATE ROLE visitor LOGIN");
     connect_as(&site, &site.cluster().connection("visitor"));
-    site.pgbak("base-backup").exits(1).refuses(&["visitor", "REPLICATION"], &["ALTER ROLE", "REPLICATION"]);
+    site.pgbak("base-backup").exits(1).refuses(&["replication role"], &["ALTER ROLE visitor REPLICATION"]);
     assert_untouched(&site);
 }
 

@@ -174,7 +174,7 @@ impl Repository {
         self.restore_by_hand(backup, &directory);
         let installation = Installation::find().expect("a backup is made only where PostgreSQL is");
         let mut verify = self.identity.command(installation.program("pg_verifybackup"), "KILL");
-        verify.env_clear().env("PATH", installation.bin()).current_dir(scratch);
+        verify.current_dir(scratch);
         process::run(verify.arg("--exit-on-error").arg(&directory));
         fs::remove_dir_all(&directory).expect("it was just made");
     }
