@@ -52,7 +52,10 @@ struct Source {
 fn sources() -> Vec<Source> {
     let paths = rust_files(Path::new("src"));
     let only_for_tests: Vec<PathBuf> = paths.iter().flat_map(|path| modules_only_for_tests(path)).collect();
-    paths.into_iter().filter(|path| !only_for_tests.contains(path)).map(Source::read).collect()
+    let is_test = |path: &PathBuf| {
+        only_for_tests.iter().any(|module| path == module || path.starts_with(module.with_extension("")))
+    };
+    paths.into_iter().filter(|path| !is_test(path)).map(Source::read).collect()
 }
 
 fn rust_files(directory: &Path) -> Vec<PathBuf> {

@@ -30,7 +30,10 @@ pub struct Catalog {
 pub struct DamagedBackup {
     /// The directory's name.
     pub name: String,
+    /// A message without a final period.
     pub reason: String,
+    /// What the user can do about it.
+    pub hint: Option<String>,
 }
 
 impl Catalog {

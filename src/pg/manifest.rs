@@ -217,18 +217,7 @@ impl<'de> Visitor<'de> for Document<'_> {
                     let each = Each { on_entry: &mut *self.on_file, budget_bytes: self.budget_bytes };
                     files.replace(map.next_value_seed(each)?).is_some()
                 }
-                "WAL-Ranges" => {
-                    let mut ranges = Vec::new();
-                    let mut keep = |range| match ranges.len() {
-                        WAL_RANGES_MAX => Err(serde_json::Error::custom("too many WAL ranges")),
-                        _ => {
-                            ranges.push(range);
-                            Ok(())
-                        }
-                    };
-                    map.next_value_seed(Each { on_entry: &mut keep, budget_bytes: self.budget_bytes })?;
-                    wal_ranges.replace(ranges).is_some()
-                }
+                "WAL-Ranges" => wal_ranges.replace(self.wal_ranges(&mut map)?).is_some(),
                 "Manifest-Checksum" => checksum.replace(map.next_value()?).is_some(),
                 _ => return Err(A::Error::custom(format!("unknown field {key:?}"))),
             };
@@ -247,6 +236,21 @@ impl<'de> Visitor<'de> for Document<'_> {
             wal_ranges: wal_ranges.ok_or_else(missing("WAL-Ranges"))?,
         };
         Ok((end, checksum.ok_or_else(missing("Manifest-Checksum"))?))
+    }
+}
+
+impl Document<'_> {
+    fn wal_ranges<'de, A: MapAccess<'de>>(&self, map: &mut A) -> Result<Vec<WalRange>, A::Error> {
+        let mut ranges = Vec::new();
+        let mut keep = |range| {
+            if ranges.len() == WAL_RANGES_MAX {
+                return Err(serde_json::Error::custom("too many WAL ranges"));
+            }
+            ranges.push(range);
+            Ok(())
+        };
+        map.next_value_seed(Each { on_entry: &mut keep, budget_bytes: self.budget_bytes })?;
+        Ok(ranges)
     }
 }
 

@@ -150,10 +150,7 @@ impl LongHeader {
             return Err(Mismatch::PageSize { found_bytes: page_bytes });
         }
         let segment_size =
-            SegmentSize::from_bytes(u64::from(segment_bytes)).ok_or(Mismatch::SegmentSize {
-                expected_bytes: SegmentSize::DEFAULT.bytes(),
-                found_bytes: segment_bytes,
-            })?;
+            SegmentSize::from_bytes(u64::from(segment_bytes)).ok_or_else(|| raw.damaged(raw.address))?;
         let timeline = Timeline::new(raw.timeline).ok_or_else(|| raw.damaged(raw.address))?;
         Ok(Self {
             page: PageHeader { magic: raw.magic, timeline, address: raw.address },

@@ -11,7 +11,8 @@
 //!   every segment up to the target's, along the history and across its switch points. Where the target's position
 //!   in the WAL is not known beforehand, which is so for a time, a transaction and a restore point, no segment
 //!   is missing up to the newest one of the history, unless a backup shows that the target lies before the gap.
-//! * **What was proven is what happens.** The settings name the timeline by its number.
+//! * **What was proven is what happens.** The settings name the timeline by its number: PostgreSQL's `latest` may
+//!   mean another one by the time the server starts.
 //!
 //! What remains open goes into the notes. PostgreSQL itself fails if it does not meet its target in the WAL.
 
@@ -30,7 +31,7 @@ pub use target::{SignalFile, Target, TargetAction, TargetTimeline};
 
 use crate::catalog::backup::BackupSource;
 use crate::catalog::wal::CoverageEnd;
-use crate::catalog::{BackupInfo, BackupName, Catalog, WalArchive};
+use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, WalArchive};
 use crate::pg::history::TimelineHistory;
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
 use target::settings;
@@ -202,6 +203,12 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Witnesses of how far a history goes, and when it was where.
+    fn backups_on<'b>(&'b self, history: &'b TimelineHistory) -> impl Iterator<Item = &'b BackupInfo> {
+        let is_on = |backup: &&BackupInfo| history.contains(backup.timeline, backup.stop_lsn);
+        self.backups.iter().copied().filter(is_on)
+    }
+
     fn is_before_target(&self, backup: &BackupInfo) -> bool {
         self.request.target.is_after(backup, self.request.exclusive)
     }
@@ -280,8 +287,7 @@ impl Planner<'_> {
     fn prove(&self, candidate: &Candidate<'_>) -> Result<Reach, RecoveryError> {
         let Candidate { backup, history } = candidate;
         let reach = self.reach(candidate);
-        let on_history =
-            || self.backups.iter().filter(|other| history.contains(other.timeline, other.stop_lsn));
+        let on_history = || self.backups_on(history);
         let is_enough = match &self.request.target {
             Target::Immediate => true,
             // A backup is a witness that the history goes on, and PostgreSQL would not miss the rest.
@@ -349,10 +355,27 @@ impl<'a> Planner<'a> {
             backup: backup.name,
             system_identifier: self.system_identifier,
             wal: reads_on.then_some(WalRange { from: backup.stop_lsn, to: reach.lsn }),
-            settings: settings(self.request, history.timeline()),
+            settings: settings(self.request, self.target_timeline(&history)),
             signal: if self.request.standby { SignalFile::Standby } else { SignalFile::Recovery },
             history,
             notes,
+        }
+    }
+
+    /// The target's timeline in PostgreSQL's words.
+    fn target_timeline(&self, history: &TimelineHistory) -> String {
+        let RecoveryRequest { target, timeline, standby, .. } = self.request;
+        let number = history.timeline();
+        let has_file = self.archive.is_some_and(|archive| archive.histories().contains_key(&number));
+        // Only a standby that follows its primary for good may move on to timelines that are not there yet.
+        if *standby && *target == Target::End && *timeline == TargetTimeline::Latest {
+            return "latest".to_owned();
+        }
+        // PostgreSQL refuses a number without a history file, except 1. This is the backup's own timeline, as a
+        // history without ancestors passes through no other.
+        match has_file || number == Timeline::FIRST {
+            true => number.to_string(),
+            false => "current".to_owned(),
         }
     }
 }
@@ -364,7 +387,9 @@ fn find<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a BackupInfo, Recovery
     }
     let (newest, name) = (catalog.newest_backup().map(|newest| newest.name), name.to_owned());
     Err(match catalog.damaged().iter().find(|damaged| damaged.name == name) {
-        Some(damaged) => RecoveryError::DamagedBackup { name, reason: damaged.reason.clone(), newest },
+        Some(DamagedBackup { reason, hint, .. }) => {
+            RecoveryError::DamagedBackup { name, reason: reason.clone(), hint: hint.clone(), newest }
+        }
         None => RecoveryError::UnknownBackup { name, newest },
     })
 }

@@ -35,8 +35,11 @@ const BUFFER_BYTES: usize = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Local {
     root: PathBuf,
-    /// Directories whose entries above the objects this process knows to be durable.
-    synced: Arc<Mutex<HashSet<PathBuf>>>,
+    /// Directories that this process knows to survive a crash: their name in the directory above was synced.
+    ///
+    /// A directory with an unfinished file in it stays, so an upload may sync it first and note it here later. It is
+    /// made and removed only under this lock, lest another that takes its name be taken for it.
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl Local {
@@ -46,7 +49,7 @@ impl Local {
         let root = root.into();
         // Only an empty path, or a working directory that is gone, cannot be made absolute; using it will say so.
         let root = std::path::absolute(&root).unwrap_or(root);
-        Self { root, synced: Arc::default() }
+        Self { root, durable: Arc::default() }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -56,8 +59,8 @@ impl Local {
         }
     }
 
-    fn synced(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.synced.lock().expect("nothing panics while it holds this lock")
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().expect("nothing panics while it holds this lock")
     }
 
     fn create_unfinished(&self, directory: &Path, name: &OsStr) -> io::Result<NamedTempFile> {
@@ -83,7 +86,11 @@ impl Local {
     /// Makes `directory` and those above it up to the root, as far as they are missing. It may be gone again by the
     /// time this returns, as a concurrent delete removes what is empty.
     fn make_directory(&self, directory: &Path) -> io::Result<()> {
-        let make = || DirBuilder::new().mode(0o700).create(directory);
+        let make = || {
+            let mut durable = self.durable();
+            durable.remove(directory);
+            DirBuilder::new().mode(0o700).create(directory)
+        };
         let made = match make() {
             Err(error) if error.kind() == ErrorKind::NotFound && directory != self.root => {
                 self.make_directory(parent(directory))?;
@@ -92,32 +99,26 @@ impl Local {
             made => made,
         };
         match made {
-            Ok(()) => {
-                // The one that had this name before may have been synced; this one is not.
-                self.synced().remove(parent(directory));
-                if directory == self.root { sync_directory(parent(directory)) } else { Ok(()) }
-            }
+            Ok(()) if directory == self.root => sync_directory(parent(directory)),
             // Another made it, or removed the one above it meanwhile: whoever needs it will see.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound && directory != self.root => Ok(()),
-            Err(error) => Err(error),
+            made => made,
         }
     }
 
-    /// Makes the entries of `directory` and of all above it durable, up to the root's own entry.
-    fn sync_above(&self, directory: &Path) -> io::Result<()> {
-        let above = directory.ancestors().skip(1);
-        for ancestor in above.take_while(|ancestor| Some(*ancestor) != parent(&self.root).parent()) {
-            if self.synced().contains(ancestor) {
+    /// Makes `directory` and those above it durable, up to the root. Each is synced once in a process.
+    fn sync_directories(&self, directory: &Path) -> io::Result<()> {
+        for directory in directory.ancestors().take_while(|directory| directory.starts_with(&self.root)) {
+            if self.durable().contains(directory) {
                 continue;
             }
-            match sync_directory(ancestor) {
-                // Whoever made the root did sync its entry; what is above it may be nobody's business.
-                Err(error)
-                    if error.kind() == ErrorKind::PermissionDenied && !ancestor.starts_with(&self.root) => {}
+            match sync_directory(parent(directory)) {
+                // Whoever made the root did sync it; the one that holds it may not be readable to us.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied && directory == self.root => {}
                 synced => synced?,
             }
-            self.synced().insert(ancestor.to_owned());
+            self.durable().insert(directory.to_owned());
         }
         Ok(())
     }
@@ -126,7 +127,7 @@ impl Local {
     fn publish(&self, mut file: NamedTempFile, target: &Path) -> io::Result<()> {
         file.as_file().sync_all()?;
         let directory = parent(target);
-        self.sync_above(directory)?;
+        self.sync_directories(directory)?;
         for _ in 0..ATTEMPTS {
             let clash = match file.persist_noclobber(target) {
                 Ok(_) => return sync_directory(directory),
@@ -153,14 +154,15 @@ impl Local {
     fn remove_empty(&self, directory: &Path) {
         let below_root = |ancestor: &&Path| *ancestor != self.root && ancestor.starts_with(&self.root);
         for ancestor in directory.ancestors().take_while(below_root) {
+            let mut durable = self.durable();
             match fs::remove_dir(ancestor) {
-                Ok(()) => {
-                    self.synced().remove(ancestor);
-                    let _ = sync_directory(parent(ancestor));
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Ok(()) => durable.remove(ancestor),
+                Err(error) if error.kind() == ErrorKind::NotFound => durable.remove(ancestor),
                 Err(_) => return,
-            }
+            };
+            drop(durable);
+            // A directory that comes back after a crash is empty, and harmless.
+            let _ = sync_directory(parent(ancestor));
         }
     }
 }
@@ -191,7 +193,13 @@ impl Storage for Local {
             failed(error)
         })?;
         let file = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
-        Ok(Box::new(LocalUpload { storage: self.clone(), key: key.to_owned(), target, file }))
+        Ok(Box::new(LocalUpload {
+            storage: self.clone(),
+            key: key.to_owned(),
+            target,
+            file,
+            published: false,
+        }))
     }
 
     fn delete(&self, key: &str) -> Result<()> {
@@ -217,8 +225,9 @@ struct LocalUpload {
     storage: Local,
     key: String,
     target: PathBuf,
-    /// `None` once it was committed. Dropping it deletes it.
+    /// `None` once commit took it. Dropping it deletes it.
     file: Option<BufWriter<NamedTempFile>>,
+    published: bool,
 }
 
 impl LocalUpload {
@@ -241,9 +250,9 @@ impl Upload for LocalUpload {
     fn commit(mut self: Box<Self>) -> Result<()> {
         let file = self.file.take().expect("an upload is committed once");
         let written = file.into_inner().map_err(io::IntoInnerError::into_error);
-        written
-            .and_then(|file| self.storage.publish(file, &self.target))
-            .map_err(|error| Error::from_io("commit", &self.key, &self.storage, error))
+        let published = written.and_then(|file| self.storage.publish(file, &self.target));
+        self.published = published.is_ok();
+        published.map_err(|error| Error::from_io("commit", &self.key, &self.storage, error))
     }
 }
 
@@ -253,7 +262,9 @@ impl Drop for LocalUpload {
             // Without flushing what is buffered: it is not wanted.
             drop(file.into_parts());
         }
-        self.storage.remove_empty(parent(&self.target));
+        if !self.published {
+            self.storage.remove_empty(parent(&self.target));
+        }
     }
 }
 

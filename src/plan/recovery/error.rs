@@ -24,7 +24,7 @@ pub enum RecoveryError {
     UnknownBackup { name: String, newest: Option<BackupName> },
 
     #[error("{name} cannot be restored: {reason}")]
-    DamagedBackup { name: String, reason: String, newest: Option<BackupName> },
+    DamagedBackup { name: String, reason: String, hint: Option<String>, newest: Option<BackupName> },
 
     #[error("the archive of system {system_identifier} has no history of timeline {timeline}")]
     UnknownTimeline { timeline: Timeline, system_identifier: SystemIdentifier, known: Vec<Timeline> },
@@ -134,6 +134,7 @@ impl RecoveryError {
             Self::NoBackup { damaged } => {
                 Some(format!("There are {damaged} that are damaged; `pgbak status` says why."))
             }
+            Self::DamagedBackup { hint: Some(hint), .. } => Some(hint.clone()),
             Self::UnknownBackup { newest: name, .. } | Self::DamagedBackup { newest: name, .. } => {
                 newest(name)
             }

@@ -14,9 +14,9 @@ impl<'a> Planner<'a> {
             self.note_passed_over(candidate.backup, &mut notes);
         }
         if let [first, ..] = &candidate.backup.damaged_pages[..] {
-            let (name, pages) = (candidate.backup.name, candidate.backup.damaged_pages.len());
+            let name = candidate.backup.name;
             notes.push(format!(
-                "When {name} was taken, the server reported {pages} damaged pages, of which the first is: {first}."
+                "When {name} was taken, the server reported damaged pages; the first: {first}."
             ));
         }
         self.note_unknown_timeline(candidate, &mut notes);
@@ -32,15 +32,21 @@ impl<'a> Planner<'a> {
             self.backups.iter().copied().filter(is_newer).filter(|other| self.is_before_target(other))
         {
             let usable = self.candidate(backup).and_then(|candidate| self.prove(&candidate));
-            let (name, pages) = (backup.name, backup.damaged_pages.len());
             notes.push(match usable {
                 Err(error) => format!("A newer backup was passed over: {error}."),
-                Ok(_) => format!("{name} is newer, but was passed over: it holds {pages} damaged pages."),
+                Ok(_) => format!("{} is newer, but was passed over: it holds damaged pages.", backup.name),
             });
         }
-        let is_newer = |name: &str| name.parse().is_ok_and(|name: BackupName| name > chosen.name);
-        for damaged in self.catalog.damaged().iter().filter(|damaged| is_newer(&damaged.name)) {
-            notes.push(format!("{} was passed over: {}.", damaged.name, damaged.reason));
+        // Of a damaged backup no more is known than when it began.
+        let is_before_target = |name: BackupName| match self.request.target {
+            Target::Time(time) => name.started_at() <= time,
+            _ => true,
+        };
+        for damaged in self.catalog.damaged() {
+            let name = damaged.name.parse();
+            if name.is_ok_and(|name| name > chosen.name && is_before_target(name)) {
+                notes.push(format!("{} was passed over: {}.", damaged.name, damaged.reason));
+            }
         }
     }
 
@@ -103,8 +109,7 @@ impl<'a> Planner<'a> {
         notes: &mut Vec<String>,
     ) {
         let Some(archive) = self.archive else { return };
-        let on_history =
-            || self.backups.iter().filter(|other| history.contains(other.timeline, other.stop_lsn));
+        let on_history = || self.backups_on(history);
         for (span, switch_lsn) in history.spans().filter_map(|span| Some((span, span.end?))) {
             let timeline = span.timeline;
             let went_on = archive.intervals(timeline).any(|interval| {

@@ -127,8 +127,8 @@ pub(super) fn shown(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S%.f%:z").to_string()
 }
 
-/// The settings that make the server do what was planned along `timeline`; `restore_command` is not among them.
-pub(super) fn settings(request: &RecoveryRequest, timeline: Timeline) -> Vec<(&'static str, String)> {
+/// The settings that make the server do what was planned; `restore_command` is not among them.
+pub(super) fn settings(request: &RecoveryRequest, timeline: String) -> Vec<(&'static str, String)> {
     let (target, inclusive) = (&request.target, (!request.exclusive).to_string());
     let mut settings = match target {
         Target::End => vec![],
@@ -145,9 +145,6 @@ pub(super) fn settings(request: &RecoveryRequest, timeline: Timeline) -> Vec<(&'
         }
         Target::Name(name) => vec![("recovery_target_name", name.clone())],
     };
-    // Only a standby that follows its primary for good may move on to timelines that are not there yet.
-    let follows = request.standby && *target == Target::End && request.timeline == TargetTimeline::Latest;
-    let timeline = if follows { "latest".to_owned() } else { timeline.to_string() };
     settings.push(("recovery_target_timeline", timeline));
     if *target != Target::End {
         settings.push(("recovery_target_action", request.action.name().to_owned()));

@@ -353,7 +353,9 @@ fn a_timeline_without_a_history_is_refused_with_the_known_ones() {
          Timelines that can be restored: 1, 2, 3, 4."
     );
     let lost = World::new().backup(3, 4, 5).wal(3, 1..=9);
-    assert!(lost.plan(&to(Target::End).on(number(3))).is_ok(), "it is the backup's own");
+    let plan = lost.plan(&to(Target::End).on(number(3))).unwrap();
+    assert_eq!(plan.history, TimelineHistory::of(timeline(3)), "it is the backup's own");
+    assert_eq!(setting(&plan, "recovery_target_timeline"), Some("current"), "PostgreSQL would not take 3");
 }
 
 #[test]
@@ -407,17 +409,31 @@ fn postgresql_is_kept_from_reading_on_in_the_abandoned_branch() {
 
 #[test]
 fn damaged_backups_are_passed_over_with_a_note() {
+    let damaged = |start: u64, reason: &str, hint: Option<&str>| DamagedBackup {
+        name: name(start).to_string(),
+        reason: reason.to_owned(),
+        hint: hint.map(str::to_owned),
+    };
     let mut world = simple();
     world.damaged = vec![
-        DamagedBackup { name: name(30).to_string(), reason: "backup_info.toml is torn".into() },
-        DamagedBackup { name: name(3).to_string(), reason: "older than what was chosen".into() },
+        damaged(30, "backup_info.toml has format 7; this pgbak reads format 1", Some("Upgrade.")),
+        damaged(3, "older than what was chosen", None),
     ];
     let plan = world.plan(&to(Target::End)).unwrap();
-    assert_eq!(plan.notes, ["base_backup_20261122_073000 was passed over: backup_info.toml is torn."]);
+    assert_eq!(
+        plan.notes,
+        [
+            "base_backup_20261122_073000 was passed over: backup_info.toml has format 7; this pgbak reads format 1."
+        ]
+    );
+    assert_eq!(world.plan(&to_time(29)).unwrap().notes, [""; 0], "it began after the target");
+    assert_eq!(
+        world.refuses(&to(Target::End).from(30)),
+        "base_backup_20261122_073000 cannot be restored: backup_info.toml has format 7; this pgbak reads format 1\n\
+         Upgrade."
+    );
     assert!(
-        world
-            .refuses(&to(Target::End).from(30))
-            .starts_with("base_backup_20261122_073000 cannot be restored: backup_info.toml is torn\n")
+        world.refuses(&to(Target::End).from(3)).contains("The newest backup is base_backup_20261122_050000")
     );
     world.backups.clear();
     assert!(world.refuses(&to(Target::End)).contains("There are 2 that are damaged"));
@@ -431,12 +447,12 @@ fn a_backup_with_damaged_pages_is_the_last_resort() {
     assert_eq!(plan.backup, name(4));
     assert_eq!(
         plan.notes,
-        ["base_backup_20261122_050000 is newer, but was passed over: it holds 1 damaged pages."]
+        ["base_backup_20261122_050000 is newer, but was passed over: it holds damaged pages."]
     );
     world.backups.remove(0);
     let plan = world.plan(&to(Target::End)).unwrap();
     assert_eq!(plan.backup, name(20));
-    assert!(plan.notes[0].ends_with("of which the first is: base/5/16384, block 7."), "{:?}", plan.notes);
+    assert!(plan.notes[0].ends_with("the first: base/5/16384, block 7."), "{:?}", plan.notes);
 }
 
 #[test]
