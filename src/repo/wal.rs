@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek};
 use std::sync::Arc;
 
 use super::{Error, Repository, Result, layout};
-use crate::pg::{SystemIdentifier, WalFileName};
+use crate::pg::{SystemIdentifier, Timeline, WalFileName};
 use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers};
 use crate::storage::{self, ErrorKind};
 
@@ -93,6 +93,10 @@ impl Repository {
     pub fn missing_wal(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Missing> {
         self.must_exist()?;
         let timeline = name.timeline();
+        // The first timeline has no history, but recovery asks for it before it begins a new one.
+        if *name == WalFileName::History(Timeline::FIRST) {
+            return Ok(Missing::AtTheEnd);
+        }
         let directories = self.storage().list(&layout::wal_of(system))?;
         let on_timeline = directories.iter().filter_map(|entry| {
             let (of, log) = layout::parse_segment_directory(&entry.name)?;

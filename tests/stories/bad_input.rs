@@ -185,7 +185,7 @@ fn wrong_usage_and_missing_configuration() {
 fn a_repository_of_another_cluster() {
     let site = site!();
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let other = site!(of_another_system(), without_archiving());
     let (own, foreign) = (site.cluster().system_identifier(), other.cluster().system_identifier());
     // The other cluster's WAL, by way of this site's configuration.

@@ -20,7 +20,7 @@ fn site_with_a_past(site: &Site) -> Account {
     site.cluster().sql("SELECT pg_create_restore_point('half-way')");
     workload.wait_for_more(500);
     let account = workload.finish(site.cluster());
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     account
 }
 
@@ -39,7 +39,7 @@ fn a_table_dropped_by_mistake_comes_back() {
     shop.sql("INSERT INTO orders VALUES (1001)");
     let before_the_mistake = shop.now();
     shop.sql("DROP TABLE orders");
-    site.wait_until_archived(shop.lsn());
+    site.wait_until_archived();
 
     let restored = site.restore(&format!("--target-time '{before_the_mistake}'"));
     assert_eq!(restored.sql("SELECT count(*) FROM orders"), "1001");
@@ -125,7 +125,7 @@ fn a_restored_cluster_goes_on_with_a_timeline_of_its_own() {
     site.pgbak("base-backup").succeeds();
     let fork = site.cluster().now();
     site.cluster().sql("INSERT INTO t VALUES ('abandoned')");
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     site.cluster_mut().stop();
 
     let directory = site.fresh("restored");
@@ -157,7 +157,7 @@ fn a_time_before_the_first_backup_is_refused_with_the_earliest_one() {
     let site = site!();
     let too_early = site.cluster().now();
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let directory = site.path("nowhere");
     site.pgbak(&format!("restore -D {} --target-time '{too_early}'", directory.display()))
         .exits(1)
@@ -170,7 +170,7 @@ fn targets_that_cannot_be_reached_are_refused() {
     let site = site!();
     site.pgbak("base-backup").succeeds();
     let end = site.cluster().lsn();
-    site.wait_until_archived(end);
+    site.wait_until_archived();
     let directory = site.path("nowhere");
     for (target, error) in [
         (format!("--target-lsn {}", Lsn(end.0 + (1 << 30))), "missing from the archive"),
@@ -193,7 +193,7 @@ fn a_target_behind_a_gap_is_refused_and_one_before_it_is_not() {
         (site.cluster().lsn(), site.cluster().switch_wal())
     });
     let last = site.cluster().now();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let repository = site.repository();
     let missing = &segments[2].1;
     repository.remove(&repository.wal_file(missing).unwrap());
@@ -220,7 +220,7 @@ fn the_newest_backup_before_the_target_is_chosen_unless_another_is_named() {
     let between = site.cluster().now();
     let newer = backup();
     site.cluster().sql("INSERT INTO t VALUES (2)");
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
 
     let plan = |arguments: &str| {
         let directory = site.path("nowhere");
@@ -240,7 +240,7 @@ fn the_newest_backup_before_the_target_is_chosen_unless_another_is_named() {
 fn a_dry_run_writes_nothing_and_prints_what_to_do() {
     let site = site!();
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let directory = site.path("planned");
     let before = site.repository().files();
     let outcome = site.pgbak(&format!("restore -D {} --dry-run --target-immediate", directory.display()));
@@ -259,7 +259,7 @@ fn tablespaces_go_where_they_are_mapped() {
     );
     site.pgbak("base-backup").succeeds();
     site.cluster().sql("INSERT INTO one SELECT * FROM two");
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
 
     let directory = site.path("nowhere");
     let refused = site.pgbak(&format!("restore -D {}", directory.display())).exits(1);
@@ -285,7 +285,7 @@ fn a_standby_follows_the_archive() {
     let standby = site.restore_standby();
     assert_eq!(standby.sql("SELECT pg_is_in_recovery()"), "t");
     site.cluster().sql("INSERT INTO t VALUES (1)");
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     wait_until("the standby to follow", || standby.sql("SELECT count(*) FROM t") == "1");
     standby.sql("SELECT pg_promote()");
     standby.sql("INSERT INTO t VALUES (2)");
@@ -308,7 +308,7 @@ fn delta_touches_only_what_differs() {
     let site = site!();
     site.cluster().sql("CREATE TABLE t AS SELECT md5(id::text) FROM generate_series(1, 10000) AS id");
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let directory = site.fresh("restored");
     site.pgbak(&format!("restore -D {}", directory.display())).succeeds();
     let table = PathBuf::from(site.cluster().sql("SELECT pg_relation_filepath('t')"));
@@ -353,7 +353,7 @@ fn delta_brings_a_crashed_cluster_back_in_its_own_directory() {
     site.cluster().sql("INSERT INTO t VALUES (2)");
     let good = site.cluster().now();
     site.cluster().sql("DELETE FROM t");
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     site.cluster_mut().crash();
 
     site.pgbak(&format!("restore --delta --target-time '{good}' --target-action promote")).succeeds();
@@ -369,7 +369,7 @@ fn a_restore_killed_in_the_middle_cannot_be_started_and_can_be_repeated() {
         "CREATE TABLE t AS SELECT md5(random()::text) || id AS text FROM generate_series(1, 400000) AS id",
     );
     site.pgbak("base-backup --compression zstd:1").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let directory = site.fresh("restored");
     let arguments = format!("restore -D {}", directory.display());
     let mut running = site.call(&arguments).start();
@@ -398,7 +398,7 @@ fn an_interrupted_restore_says_so_and_can_be_repeated() {
         "CREATE TABLE t AS SELECT md5(random()::text) || id AS text FROM generate_series(1, 400000) AS id",
     );
     site.pgbak("base-backup --compression zstd:1").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let directory = site.fresh("restored");
     let arguments = format!("restore -D {} --delta", directory.display());
     for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
@@ -420,7 +420,7 @@ fn an_interrupted_restore_says_so_and_can_be_repeated() {
 fn a_directory_in_use_or_of_someone_else_is_refused_and_left_alone() {
     let site = site!();
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let own = site.cluster().data.clone();
     let refused = |directory: &Path, flags: &str| {
         let before = identities(directory);
@@ -461,7 +461,7 @@ fn stale_recovery_settings_do_not_come_back() {
     }
     site.pgbak("base-backup").succeeds();
     site.cluster().sql("CREATE TABLE t AS SELECT 1 AS id");
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let restored = site.restore("");
     assert_eq!(restored.sql("SELECT id FROM t"), "1");
     assert_eq!(restored.sql("SHOW work_mem"), "5MB", "what has nothing to do with recovery stays");
@@ -473,7 +473,7 @@ fn stale_recovery_settings_do_not_come_back() {
 fn what_root_restores_belongs_to_whom_it_belonged() {
     let site = site!(tablespaces(1));
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let (directory, space) = (site.fresh("restored"), site.fresh("space"));
     let arguments = format!(
         "restore -D {} --tablespace-mapping {}={}",
@@ -500,7 +500,7 @@ fn what_root_restores_belongs_to_whom_it_belonged() {
 fn group_access_is_restored_as_it_was() {
     let site = site!(initdb("--allow-group-access"));
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let restored = site.restore("");
     assert_eq!(fs::metadata(&restored.data).unwrap().mode() & 0o777, 0o750);
     assert_eq!(fs::metadata(restored.data.join("base")).unwrap().mode() & 0o777, 0o750);
@@ -516,7 +516,7 @@ fn much_to_recover(site: &Site) -> Cluster {
         site.cluster().sql(&format!("INSERT INTO t VALUES ({id})"));
         site.cluster().switch_wal();
     }
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let directory = site.fresh("restored");
     site.pgbak(&format!("restore -D {}", directory.display())).succeeds();
     site.restored_in(&directory)
@@ -565,7 +565,7 @@ fn a_damaged_archive_leaves_nothing_that_can_be_started() {
     let site = site!(repositories(1));
     site.cluster().sql("CREATE TABLE t AS SELECT md5(id::text) FROM generate_series(1, 100000) AS id");
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let backup = site.repository().the_backup();
     let stored = site.repository().backup(&backup);
     let damage: [(&str, &str, Damage); 8] = [
@@ -611,7 +611,7 @@ fn a_damaged_archive_leaves_nothing_that_can_be_started() {
 fn every_bit_of_a_record_is_guarded() {
     let site = site!();
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let backup = site.repository().the_backup();
     let path = site.repository().backup(&backup).join("backup_info.toml");
     let text = fs::read_to_string(&path).unwrap();
@@ -640,7 +640,7 @@ fn the_other_repository_is_used_when_the_first_is_damaged() {
     let site = site!(repositories(2), config("[wal]\npush_to = [\"first\", \"second\"]"));
     site.cluster().sql("CREATE TABLE t AS SELECT 1 AS id");
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     let [first, second] = site.repositories() else { panic!("two repositories") };
     wait_until("both to have the WAL", || first.archived() == second.archived());
     let backup = first.the_backup();

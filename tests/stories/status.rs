@@ -22,7 +22,7 @@ fn backups_and_wal_are_listed_as_they_are() {
     site.pgbak("base-backup --label nightly").succeeds();
     for _ in 0..3 {
         site.cluster().sql("SELECT pg_logical_emit_message(true, 'test', 'x')");
-        site.wait_until_archived(site.cluster().lsn());
+        site.wait_until_archived();
     }
     let backup = site.repository().the_backup();
     let record = site.repository().record(&backup);
@@ -53,7 +53,7 @@ fn backups_and_wal_are_listed_as_they_are() {
 fn all_is_well_is_0_and_nothing_on_stderr() {
     let site = site!();
     site.pgbak("base-backup").succeeds();
-    site.wait_until_archived(site.cluster().lsn());
+    site.wait_until_archived();
     site.pgbak("status").succeeds().says("").stdout_has("No findings");
     assert_eq!(site.pgbak("status --json").succeeds().json()["findings"], serde_json::json!([]));
 }

@@ -127,6 +127,11 @@ impl Repository {
     /// Restores a backup by hand into `directory`, as RESTORE.md says, with tablespaces beside it.
     pub fn restore_by_hand(&self, backup: &str, directory: &Path) {
         let stored = self.backup(backup);
+        let mkdir = |path: &Path| {
+            let mut mkdir = self.identity.command("mkdir", "KILL");
+            process::run(mkdir.args(["--parents", "--mode=0700"]).arg(path));
+        };
+        mkdir(directory);
         for file in files_below(&stored) {
             let name = file.file_name().expect("a file has a name").to_string_lossy().into_owned();
             let Some((archive, tar_options)) = archive_of(&name) else { continue };
@@ -135,8 +140,7 @@ impl Repository {
                 "pg_wal" => directory.join("pg_wal"),
                 tablespace => PathBuf::from(format!("{}.{tablespace}", directory.display())),
             };
-            let mut mkdir = self.identity.command("mkdir", "KILL");
-            process::run(mkdir.args(["--parents", "--mode=0700"]).arg(&target));
+            mkdir(&target);
             let mut tar = self.identity.command("tar", "KILL");
             tar.args(tar_options).arg("--extract").arg("--file").arg(&file).arg("--directory").arg(&target);
             process::run(&mut tar);

@@ -11,7 +11,6 @@ use std::time::Instant;
 use super::normalise::Normaliser;
 use super::process::{self, wait_until};
 use super::{Cluster, Identity, Installation, Outcome, Repository, Running, SmallDisk, skip};
-use pgbak::pg::Lsn;
 
 /// What suits a test: no waiting for the disk, nothing that happens by itself, and WAL kept for [`super::History`].
 const SETTINGS: &str = "
@@ -176,13 +175,11 @@ impl Site {
         Cluster::new(directory, &sockets, &log, &self.identity, &["archive_mode=off"])
     }
 
-    /// Waits until everything before `lsn` is in the first repository.
-    pub fn wait_until_archived(&self, lsn: Lsn) {
-        let (first, last) = (
-            self.cluster.sql("SELECT pg_walfile_name(pg_switch_wal())"),
-            self.cluster.sql(&format!("SELECT pg_walfile_name('{lsn}')")),
-        );
-        let segment = first.max(last);
+    /// Waits until everything that the cluster has written so far is in the first repository.
+    pub fn wait_until_archived(&self) {
+        // Without a record of its own there may be nothing to switch from.
+        self.cluster.sql("SELECT pg_logical_emit_message(false, 'test', 'archive this')");
+        let segment = self.cluster.switch_wal();
         wait_until(&format!("{segment} to be archived"), || self.repository().holds(&segment));
     }
 
