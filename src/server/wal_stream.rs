@@ -103,10 +103,6 @@ impl<'a> WalStream<'a> {
     ///
     /// The server has then been told what was last reported. Report again if more is flushed by now, or can be: a
     /// server that shuts down asks again and again, and waits until all its WAL is reported as flushed.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an event borrows from the stream, an iterator's item cannot"
-    )]
     pub fn next(&mut self, timeout: Duration) -> Result<Option<WalEvent<'_>>> {
         match self.state {
             State::Streaming => {}
