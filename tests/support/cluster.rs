@@ -139,7 +139,9 @@ impl Cluster {
     }
 
     pub fn connect(&self) -> Result<Client, postgres::Error> {
-        Client::connect(&self.connection("postgres"), NoTls)
+        // A statement that waits for a lock for ever would hide what went wrong.
+        let bound = format!("{} options='-c statement_timeout=60s'", self.connection("postgres"));
+        Client::connect(&bound, NoTls)
     }
 
     /// A libpq connection string for `user`.
