@@ -121,6 +121,9 @@ checksum=$(sql "SELECT md5(string_agg(id || item, ',' ORDER BY id)) FROM orders"
 payments=$(sql 'SELECT count(*) FROM pgbench_history')
 second_before=$(sql 'SELECT now()')
 note "it is $second_before; orders has $rows rows, pgbench has written $payments"
+# As with any busy server, others go on working before somebody makes the mistake.
+has_gone_on() { (($(sql 'SELECT count(*) FROM pgbench_history') > payments)); }
+wait_until has_gone_on
 run psql --command="DROP TABLE orders"
 
 lost_in=$(sql 'SELECT pg_walfile_name(pg_switch_wal())')

@@ -11,7 +11,8 @@
 //! * what it finds first it reads, to its end, and that is where care is needed. The segment with a switch point
 //!   exists whole on the new timeline, which begins with a copy of what is shared. On the old timeline it often
 //!   exists too: as `.partial`, which is never asked for, or whole, if the old primary went on by itself. If
-//!   only the latter was archived, PostgreSQL reads past the switch point into the abandoned branch.
+//!   only the latter was archived, PostgreSQL reads past the switch point into the abandoned branch and on in it,
+//!   and opens with rows that the history never had (seen with PostgreSQL 15).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -238,18 +239,16 @@ impl WalArchive {
     /// The first segment behind `number` that is on `history`, whole or partial.
     fn first_behind(&self, number: u64, history: &TimelineHistory) -> Option<SegmentName> {
         let in_span = |span: Span| {
-            let first = self.number_at(span.begin).max(number + 1);
-            let last = span.end.map_or(u64::MAX, |end| self.number_at(Lsn(end.0.saturating_sub(1))));
-            let on_span = move |number: u64| (first..=last).contains(&number);
             let segment = |number| SegmentName { timeline: span.timeline, number };
-            let whole = self.intervals(span.timeline).find(|interval| interval.last.number >= first);
-            let whole = whole.map(|interval| segment(interval.first.number.max(first)));
-            let partial = self
-                .partials
-                .keys()
-                .copied()
-                .find(|partial| partial.timeline == span.timeline && partial.number >= first);
-            whole.into_iter().chain(partial).filter(|found| on_span(found.number)).min()
+            let first = segment(self.number_at(span.begin).max(number + 1));
+            let last = segment(span.end.map_or(u64::MAX, |end| self.number_at(Lsn(end.0.saturating_sub(1)))));
+            if last < first {
+                return None;
+            }
+            let whole = self.intervals(span.timeline).find(|interval| interval.last >= first);
+            let whole = whole.map(|interval| interval.first.max(first)).filter(|whole| *whole <= last);
+            let partial = self.partials.range(first..=last).next().map(|(partial, _)| *partial);
+            whole.into_iter().chain(partial).min()
         };
         history.spans().filter_map(in_span).min_by_key(|found| found.number)
     }

@@ -151,7 +151,8 @@ fn findings(context: &Context<'_>, repository: &str, catalog: &Catalog, at: Date
     let mut findings = Vec::new();
     for damaged in catalog.damaged() {
         let message = format!("{} cannot be used: {}", damaged.name, damaged.reason);
-        findings.push(finding("backup-damaged", message, "Take a new backup with `pgbak base-backup`."));
+        let hint = damaged.hint.as_deref().unwrap_or("Take a new backup with `pgbak base-backup`.");
+        findings.push(finding("backup-damaged", message, hint));
     }
     for backup in catalog.backups().iter().filter(|backup| !backup.damaged_pages.is_empty()) {
         let message =

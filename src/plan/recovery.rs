@@ -350,12 +350,14 @@ impl<'a> Planner<'a> {
     fn finish(&self, candidate: Candidate<'a>, reach: &Reach) -> RecoveryPlan {
         let notes = self.notes(&candidate, reach);
         let Candidate { backup, history } = candidate;
+        let mut settings = settings(self.request, self.target_timeline(&history));
+        settings.extend(without_reading_ahead(self.request, backup, reach));
         let reads_on = self.request.target != Target::Immediate && backup.stop_lsn < reach.lsn;
         RecoveryPlan {
             backup: backup.name,
             system_identifier: self.system_identifier,
             wal: reads_on.then_some(WalRange { from: backup.stop_lsn, to: reach.lsn }),
-            settings: settings(self.request, self.target_timeline(&history)),
+            settings,
             signal: if self.request.standby { SignalFile::Standby } else { SignalFile::Recovery },
             history,
             notes,
@@ -378,6 +380,18 @@ impl<'a> Planner<'a> {
             false => "current".to_owned(),
         }
     }
+}
+
+/// From 15 on, recovery reads ahead of what it replays. Close to the end of the contiguous WAL it would ask for the
+/// segment after the target's, which may be the one that is missing, before it has come to the target.
+fn without_reading_ahead(
+    request: &RecoveryRequest,
+    backup: &BackupInfo,
+    reach: &Reach,
+) -> Option<(&'static str, String)> {
+    let Target::Lsn(lsn) = request.target else { return None };
+    let is_close = reach.lsn.0.saturating_sub(lsn.0) <= backup.wal_segment_size.bytes();
+    (is_close && backup.server_version.major() >= 15).then(|| ("recovery_prefetch", "off".to_owned()))
 }
 
 /// The backup of that name, which must be a usable one.

@@ -258,7 +258,8 @@ impl Copy {
         if let State::Failed(_) = self.state {
             return;
         }
-        tracing::warn!("repository {} drops out of this backup: {error}", self.repository.name());
+        // The report tells it, or the error if no repository is left.
+        tracing::info!("repository {} drops out of this backup: {error}", self.repository.name());
         self.discard(name);
         self.state = State::Failed(error);
     }

@@ -53,7 +53,11 @@ impl Error {
             Self::NotARepository { place, .. } => {
                 format!("Check that {place} is mounted; `pgbak base-backup` makes a new repository.")
             }
-            Self::OtherCluster { .. } => "Give each cluster a repository of its own.".into(),
+            Self::OtherCluster { .. } => {
+                "Nothing was stored. Give each cluster a repository of its own; after \
+                 pg_upgrade, take a base backup first: `pgbak base-backup`."
+                    .into()
+            }
             Self::Source { .. } | Self::Threads { .. } => return None,
         })
     }

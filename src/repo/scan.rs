@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Error, Repository, Result, layout};
 use crate::catalog::wal::StoredAs;
-use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, WalArchive, backup};
+use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive, backup};
 use crate::pg::{SegmentSize, SystemIdentifier, Timeline, WalFileName, wal_page};
 use crate::pipe::{Codec, Workers};
 use crate::storage;
@@ -24,12 +24,14 @@ impl Repository {
         let (mut backups, mut damaged) = (Vec::new(), Vec::new());
         for entry in self.storage().list(layout::BASE_BACKUPS)?.iter().filter(|entry| entry.is_directory()) {
             let Ok(name) = entry.name.parse() else { continue };
-            match self.read_record(name) {
-                Ok(info) => backups.extend(info),
-                Err(Error::Damaged { reason, .. }) => {
-                    damaged.push(DamagedBackup { name: entry.name.clone(), reason });
-                }
-                Err(error) => return Err(error),
+            match self.read_record(name)? {
+                None => {}
+                Some(Ok(info)) => backups.push(info),
+                Some(Err(error)) => damaged.push(DamagedBackup {
+                    name: entry.name.clone(),
+                    reason: error.to_string(),
+                    hint: error.hint(),
+                }),
             }
         }
         let mut archives = BTreeMap::new();
@@ -48,16 +50,17 @@ impl Repository {
         Ok(directories.filter_map(|entry| entry.name.parse().ok()).collect())
     }
 
-    /// The record of a backup; `None` where there is none, so that the backup does not exist.
-    fn read_record(&self, name: BackupName) -> Result<Option<BackupInfo>> {
+    /// The record of a backup, if it can be understood; `None` where there is none, so that the backup does not exist.
+    fn read_record(&self, name: BackupName) -> Result<Option<std::result::Result<BackupInfo, RecordError>>> {
         let key = layout::backup_file(name, layout::RECORD);
-        let bytes = match self.read_small(&key, backup::MAX_BYTES as u64) {
-            Err(Error::Missing { .. }) => return Ok(None),
-            read => read?,
-        };
-        let text = String::from_utf8(bytes).map_err(|error| self.damaged(&key, error))?;
-        let parsed = BackupInfo::from_toml(&text, name);
-        parsed.map(Some).map_err(|error| self.damaged(&key, error))
+        match self.read_small(&key, backup::MAX_BYTES as u64) {
+            Err(Error::Missing { .. }) => Ok(None),
+            Err(Error::Damaged { .. }) => {
+                Ok(Some(Err(RecordError::TooLong { size_bytes: backup::MAX_BYTES + 1 })))
+            }
+            // What is not UTF-8 is not TOML either, and is told so.
+            read => Ok(Some(BackupInfo::from_toml(&String::from_utf8_lossy(&read?), name))),
+        }
     }
 
     fn wal_archive(&self, system: SystemIdentifier, recorded: Option<SegmentSize>) -> Result<WalArchive> {

@@ -56,6 +56,7 @@ impl Repository {
         workers: &Arc<Workers>,
     ) -> Result<Stored> {
         self.ensure_exists()?;
+        self.must_know(system)?;
         if let Some((key, codec)) = self.find_wal(system, name)? {
             if let Some(stored) = self.settle(&key, codec, source, workers)? {
                 return Ok(stored);
@@ -114,6 +115,25 @@ impl Repository {
             }
         }
         Ok(Missing::AtTheEnd)
+    }
+
+    /// Refuses WAL of a cluster that this repository has never seen, if it holds another's.
+    ///
+    /// `pg_upgrade` makes a new cluster, and so does a configuration that was copied to another server. What tells
+    /// them apart is a base backup: nobody takes one by mistake, and WAL is of no use before there is one.
+    fn must_know(&self, system: SystemIdentifier) -> Result<()> {
+        let systems = self.systems()?;
+        if systems.is_empty() || systems.contains(&system) {
+            return Ok(());
+        }
+        match self.catalog()?.backups_of(system).next() {
+            Some(_) => Ok(()),
+            None => Err(Error::OtherCluster {
+                repository: self.name().to_owned(),
+                expected: system,
+                found: systems,
+            }),
+        }
     }
 
     fn find_wal(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Option<(String, Codec)>> {

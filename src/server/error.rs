@@ -232,7 +232,7 @@ impl Error {
                 io::ErrorKind::PermissionDenied => {
                     "Run pgbak as a user who may use the socket, for example as postgres.".to_owned()
                 }
-                _ => return None,
+                _ => "Check the host and the port in the connection string, and the way there.".to_owned(),
             },
             Self::TlsNotOffered { .. } => {
                 "Set `ssl = on` on the server, or choose sslmode=prefer or disable.".to_owned()

@@ -217,8 +217,14 @@ fn postgres_uid() -> Option<u32> {
     })
 }
 
-/// A program of the newest PostgreSQL that is installed as Debian does it, else of the one in the path.
+/// A program from the directory that PGBAK_TEST_PG_BIN names, else of the newest PostgreSQL that is installed as
+/// Debian does it, else of the one in the path.
 fn bin(program: &str) -> String {
+    let chosen = std::env::var("PGBAK_TEST_PG_BIN").unwrap_or_default();
+    let chosen = Path::new(&chosen).join(program);
+    if chosen.exists() {
+        return chosen.to_str().unwrap().to_owned();
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();
     newest.map_or(program.to_owned(), |version| format!("/usr/lib/postgresql/{version}/bin/{program}"))

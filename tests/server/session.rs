@@ -32,7 +32,8 @@ fn the_archiver_tells_what_it_did_and_what_it_could_not() {
 
     cluster.sql("CREATE ROLE guest LOGIN");
     assert_eq!(archiver(&cluster.local("user=guest dbname=postgres")).method, found.method);
-    cluster.sql("ALTER SYSTEM SET archive_command = ''; SELECT pg_reload_conf()");
+    cluster.sql("ALTER SYSTEM SET archive_command = ''");
+    cluster.sql("SELECT pg_reload_conf()");
     cluster.wait_for("SELECT current_setting('archive_command') = ''");
     assert_eq!(archiver(&settings).method, ArchiveMethod::Missing);
 }

@@ -11,8 +11,13 @@ fn an_empty_repository_is_a_finding() {
     let report = site.pgbak("status --format json").exits(3).json();
     let codes: Vec<_> =
         report["findings"].as_array().unwrap().iter().map(|finding| &finding["code"]).collect();
-    assert!(codes.iter().any(|code| **code == "no-backup"), "{report}");
+    assert_eq!(codes, ["repository-unreadable"], "nobody knows whether its disk is mounted");
     assert!(report["findings"][0]["hint"].is_string(), "{report}");
+
+    site.cluster().switch_wal();
+    site.wait_until_archived();
+    let report = site.pgbak("status --format json").exits(3).json();
+    assert_eq!(report["findings"][0]["code"], "no-backup", "{report}");
     site.pgbak("status").exits(3).stdout_has("no-backup");
 }
 

@@ -50,10 +50,16 @@ pub fn inspect(request: &Request, places: &Places, backup: &BackupInfo) -> Resul
                 "holds an unfinished restore".into(),
                 "Run it again with `--delta` to finish it.",
             ),
+            false if root != places.data => refuse(
+                root,
+                "is a tablespace's directory, and not empty".into(),
+                "Put the tablespace elsewhere with `--tablespace-mapping OLD=NEW`.",
+            ),
             false => refuse(
                 root,
                 "is not empty".into(),
-                "Restore to an empty directory, or with `--delta` to make an old copy of this cluster match the backup.",
+                "Restore to an empty directory, or with `--delta` to make an old copy of this cluster match the \
+                 backup.",
             ),
         };
     }

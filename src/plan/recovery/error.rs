@@ -127,9 +127,10 @@ impl RecoveryError {
         };
         match self {
             Self::InvalidTarget { .. } => None,
-            Self::TargetInFuture { .. } => {
-                Some("Check the time's offset, and the clock of this machine.".to_owned())
-            }
+            Self::TargetInFuture { .. } => Some(
+                "Check its offset and this machine's clock. Without a target, all archived WAL is replayed."
+                    .to_owned(),
+            ),
             Self::NoBackup { damaged: 0 } => Some("Take one with `pgbak base-backup`.".to_owned()),
             Self::NoBackup { damaged } => {
                 Some(format!("There are {damaged} that are damaged; `pgbak status` says why."))
