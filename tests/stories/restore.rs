@@ -41,7 +41,7 @@ fn a_table_dropped_by_mistake_comes_back() {
     shop.sql("DROP TABLE orders");
     site.wait_until_archived();
 
-    // Nothing was committed between the moment and the mistake: a server that pauses there has seen DROP's lock.
+    // A server that pauses there instead holds the lock of the DROP, whose commit it has not replayed.
     let restored = site.restore(&format!("--target-time '{before_the_mistake}' --target-action promote"));
     assert_eq!(restored.sql("SELECT count(*) FROM orders"), "1001");
     restored.sql("INSERT INTO orders VALUES (1002)");

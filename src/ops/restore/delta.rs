@@ -53,9 +53,15 @@ impl Delta {
             joined.collect::<Result<Vec<()>, Error>>()
         })?;
         let kept = kept.into_inner().expect("no thread panics while it holds this");
-        let mut alien = aliens(&places.data, &kept, b"")?;
+        let links: HashSet<PathBuf> = places
+            .tablespaces
+            .iter()
+            .filter(|(oid, directory)| places.links_to(**oid, directory))
+            .map(|(oid, _)| places.link(*oid))
+            .collect();
+        let mut alien = aliens(&places.data, &kept, b"", &links)?;
         for (oid, location) in &places.tablespaces {
-            alien.extend(aliens(location, &kept, format!("pg_tblspc/{oid}/").as_bytes())?);
+            alien.extend(aliens(location, &kept, format!("pg_tblspc/{oid}/").as_bytes(), &links)?);
         }
         Ok(Self { kept, alien })
     }
@@ -80,8 +86,14 @@ impl Delta {
     }
 }
 
-/// Everything below `root` that is not kept, children first. The backup makes its directories again.
-fn aliens(root: &Path, kept: &HashSet<Vec<u8>>, prefix: &[u8]) -> Result<Vec<PathBuf>, Error> {
+/// Everything below `root` that is not kept, children first; `links` are those of tablespaces that are where they
+/// should be. The backup makes its directories again.
+fn aliens(
+    root: &Path,
+    kept: &HashSet<Vec<u8>>,
+    prefix: &[u8],
+    links: &HashSet<PathBuf>,
+) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     // A `pg_wal` on another disk: the link stays, its content goes.
     let linked_wal = root.join("pg_wal");
@@ -96,6 +108,7 @@ fn aliens(root: &Path, kept: &HashSet<Vec<u8>>, prefix: &[u8]) -> Result<Vec<Pat
             let path = [below, relative.as_os_str().as_bytes()].concat();
             let stays = kept.contains(&path) && path != CONTROL_FILE.as_bytes()
                 || path == MARKER.as_bytes()
+                || links.contains(entry.path())
                 || entry.path() == linked_wal && entry.path_is_symlink();
             if !stays {
                 found.push(entry.into_path());

@@ -124,6 +124,7 @@ impl Restore<'_> {
 
         target::begin(self.places, &self.proof.backup)?;
         report.files_removed = delta.remove_aliens()?;
+        self.link_tablespaces()?;
         let expected = Expected::from_manifest(&self.proof.manifest, delta.kept);
         let mut files = DataFiles {
             places: self.places,
@@ -179,14 +180,27 @@ impl Restore<'_> {
         }
     }
 
-    /// Links each tablespace to where it is now, and tells recovery, which makes these links anew, the same.
+    /// Links each tablespace to where it will be, before anything is written there: should this run die, the links
+    /// tell the next one what is its own.
+    fn link_tablespaces(&self) -> Result<(), Error> {
+        target::make_directory(&self.places.data.join("pg_tblspc"))?;
+        for (oid, directory) in &self.places.tablespaces {
+            let link = self.places.link(*oid);
+            if !self.places.links_to(*oid, directory) {
+                target::remove_if_there(&link)
+                    .map_err(|source| target::io_error("replace", &link, source))?;
+                let linked = std::os::unix::fs::symlink(directory, &link);
+                linked.map_err(|source| target::io_error("link", &link, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the tablespaces to their owner, and tells recovery, which makes their links anew, where they are.
     fn place_tablespaces(&self, owner: Owner, directory_mode: u32) -> Result<(), Error> {
         let data = &self.places.data;
         for (oid, directory) in &self.places.tablespaces {
-            let link = data.join("pg_tblspc").join(oid.to_string());
-            target::remove_if_there(&link).map_err(|source| target::io_error("replace", &link, source))?;
-            let linked = std::os::unix::fs::symlink(directory, &link);
-            linked.map_err(|source| target::io_error("link", &link, source))?;
+            let link = self.places.link(*oid);
             target::give_like(&link, &data.join("PG_VERSION"), owner)?;
             target::give_like(directory, &data.join("PG_VERSION"), owner)?;
             target::set_mode(directory, directory_mode)?;

@@ -61,6 +61,16 @@ impl Places {
         (!rest.as_os_str().is_empty()).then(|| Some(self.tablespaces.get(&oid)?.join(rest))).flatten()
     }
 
+    /// Where the data directory links to a tablespace.
+    pub fn link(&self, oid: u32) -> PathBuf {
+        self.data.join("pg_tblspc").join(oid.to_string())
+    }
+
+    /// Whether the data directory, as it is, has its tablespace `oid` in `directory`.
+    pub fn links_to(&self, oid: u32, directory: &Path) -> bool {
+        self.link(oid).read_link().is_ok_and(|target| target == directory)
+    }
+
     /// All the directories that a restore fills.
     pub fn roots(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(self.data.as_path()).chain(self.tablespaces.values().map(PathBuf::as_path))

@@ -39,31 +39,35 @@ pub fn inspect(request: &Request, places: &Places, backup: &BackupInfo) -> Resul
         let hint = "Stop it first with `pg_ctl stop`, or restore to another directory with `-D DIR`.";
         return refuse(&places.data, format!("is in use by a running server (process {pid})"), hint);
     }
-    for root in places.roots().filter(|root| !is_empty(root).unwrap_or(false)) {
-        is_empty(root).map_err(|source| io_error("read the directory", root, source))?;
-        if request.delta {
-            continue;
+    for (oid, directory) in &places.tablespaces {
+        // Only the links of the old copy itself tell its tablespaces from those of a cluster that is in use.
+        let is_its_own = request.delta && places.links_to(*oid, directory);
+        if !is_its_own && !is_empty(directory)? {
+            let reason = "is a tablespace's directory, and not empty".to_owned();
+            return refuse(
+                directory,
+                reason,
+                "Put the tablespace elsewhere with `--tablespace-mapping OLD=NEW`.",
+            );
         }
-        return match is_half_restored(&places.data) {
+    }
+    let data = places.data.as_path();
+    if !request.delta && !is_empty(data)? {
+        return match is_half_restored(data) {
             true => refuse(
-                root,
+                data,
                 "holds an unfinished restore".into(),
                 "Run it again with `--delta` to finish it.",
             ),
-            false if root != places.data => refuse(
-                root,
-                "is a tablespace's directory, and not empty".into(),
-                "Put the tablespace elsewhere with `--tablespace-mapping OLD=NEW`.",
-            ),
             false => refuse(
-                root,
+                data,
                 "is not empty".into(),
                 "Restore to an empty directory, or with `--delta` to make an old copy of this cluster match the \
                  backup.",
             ),
         };
     }
-    if request.delta && !is_empty(&places.data).unwrap_or(true) {
+    if request.delta && !is_empty(data)? {
         must_be_this_cluster(places, backup)?;
         must_have_archived_all(&places.data)?;
     }
@@ -136,11 +140,11 @@ fn running_server(data: &Path) -> Result<Option<u32>, Error> {
 }
 
 /// A directory that does not exist is as good as an empty one.
-fn is_empty(path: &Path) -> io::Result<bool> {
+fn is_empty(path: &Path) -> Result<bool, Error> {
     match fs::read_dir(path) {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
+        Err(source) => Err(io_error("read the directory", path, source)),
     }
 }
 
