@@ -197,15 +197,19 @@ backup_table() {
 restore_round() {
     local stored
     stored=$(echo "$work"/pgbak/base-backups/*)
-    rm -rf "$work"/restored-*
+    rm -rf "$work/basebackup"
+    # Each makes room for the next: memory is what the disk is made of here.
     measure restore:pgbak "$pgbak" --config "$work/pgbak.toml" restore -D "$work/restored-pgbak" --target-immediate
+    rm -rf "$work/restored-pgbak"
     make_directory "$work/restored-tar"
     make_directory "$work/restored-tar/pg_wal"
     measure restore:tar sh -c "tar --zstd -xf '$stored/base.tar.zst' -C '$work/restored-tar' &&
         tar --zstd -xf '$stored/pg_wal.tar.zst' -C '$work/restored-tar/pg_wal'"
+    rm -rf "$work/restored-tar"
     make_directory "$work/restored-pgbackrest"
     # shellcheck disable=SC2046
     measure restore:pgbackrest $(pgbackrest_on "$work/pgbackrest" restore --pg1-path="$work/restored-pgbackrest")
+    rm -rf "$work/restored-pgbackrest"
 }
 
 restore_table() {
@@ -268,6 +272,11 @@ if [[ -z ${PGBAK:-} ]]; then
     PGBAK=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/pgbak
 fi
 
+available_mb=$(df --output=avail -m "$MEMORY" | tail -n 1)
+if ((available_mb < 5 * SIZE_MB)); then
+    say "$MEMORY has room for $available_mb MB, and $((5 * SIZE_MB)) MB are needed: give a smaller SIZE_MB"
+    exit 1
+fi
 work=$(mktemp -d "$MEMORY/pgbak-bench.XXXXXX")
 disk=$(mktemp -d "$DISK/pgbak-bench.XXXXXX")
 clean_up() {

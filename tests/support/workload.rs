@@ -96,6 +96,20 @@ impl Account {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
+    /// Asserts that `restored` holds what `commits` wrote and perhaps what some of the next ones did, without a gap.
+    #[track_caller]
+    pub fn assert_holds_at_least(&self, restored: &Cluster, commits: &[Commit]) {
+        let found = Self::found_in(restored);
+        let all = &self.history.commits;
+        let is_there = (commits.len()..=all.len()).any(|end| self.of(&all[..end]) == found);
+        assert!(
+            is_there,
+            "{} rows are not what the first {} commits wrote, or more",
+            found.len(),
+            commits.len()
+        );
+    }
+
     /// Asserts that `restored` holds what `commits` wrote, all of it and nothing else.
     #[track_caller]
     pub fn assert_holds_exactly(&self, restored: &Cluster, commits: &[Commit]) {
