@@ -235,7 +235,7 @@ mod tests {
         };
         // Few words are frequent, most are rare.
         let word = |number: u64| {
-            let rank = number % (1 << (number >> 32) % 12);
+            let rank = number % (1 << ((number >> 32) % 12));
             let letters =
                 (0..3 + rank % 7).map(|i| b'a' + (rank.wrapping_mul(0x9E37_79B9) >> (4 * i) & 15) as u8);
             letters.chain([b' ']).collect()
