@@ -194,7 +194,7 @@ impl BackupWriter {
                 Err(error) => Err(storage::Error::from_io("write", &key, storage, error)),
                 // A repository that failed elsewhere in the meantime gets no more files.
                 Ok(_) if matches!(copy.state, State::Failed(_)) => continue,
-                Ok(upload) => upload.commit(),
+                Ok(mut upload) => upload.commit(),
             };
             if let Err(error) = committed {
                 copy.fail(self.name, error.into());

@@ -166,7 +166,8 @@ impl Repository {
             }
         }
         let sink = writer.finish().sinks.into_iter().next().expect("there is one sink");
-        let upload = sink.map_err(|error| storage::Error::from_io("write", key, self.storage(), error))?;
+        let mut upload =
+            sink.map_err(|error| storage::Error::from_io("write", key, self.storage(), error))?;
         Ok(upload.commit()?)
     }
 

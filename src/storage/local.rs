@@ -225,7 +225,7 @@ struct LocalUpload {
     storage: Local,
     key: String,
     target: PathBuf,
-    /// `None` once commit took it. Dropping it deletes it.
+    /// `None` once a commit was tried. Dropping it deletes it.
     file: Option<BufWriter<NamedTempFile>>,
     published: bool,
 }
@@ -247,12 +247,13 @@ impl Write for LocalUpload {
 }
 
 impl Upload for LocalUpload {
-    fn commit(mut self: Box<Self>) -> Result<()> {
-        let file = self.file.take().expect("an upload is committed once");
+    fn commit(&mut self) -> Result<()> {
+        let failed = |error| Error::from_io("commit", &self.key, &self.storage, error);
+        let file = self.file.take().ok_or_else(|| failed(io::Error::other("it has failed before")))?;
         let written = file.into_inner().map_err(io::IntoInnerError::into_error);
         let published = written.and_then(|file| self.storage.publish(file, &self.target));
         self.published = published.is_ok();
-        published.map_err(|error| Error::from_io("commit", &self.key, &self.storage, error))
+        published.map_err(failed)
     }
 }
 
@@ -360,7 +361,7 @@ mod tests {
         let root = scratch.path().join("root");
         let storage = Local::new(&root);
         let usual = rustix::process::umask(rustix::fs::Mode::empty());
-        let upload = storage.create("a/b/x").unwrap();
+        let mut upload = storage.create("a/b/x").unwrap();
         let unfinished = storage.list("a/b").unwrap()[0].name.clone();
         let unfinished_mode = mode(&root.join("a/b").join(unfinished));
         upload.commit().unwrap();

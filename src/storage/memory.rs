@@ -261,7 +261,7 @@ impl Write for MemoryUpload {
 }
 
 impl Upload for MemoryUpload {
-    fn commit(self: Box<Self>) -> Result<()> {
+    fn commit(&mut self) -> Result<()> {
         let committed = self.storage.state().commit(&self.unfinished, &self.key);
         committed.map_err(|failure| self.storage.error("commit", &self.key, failure))
     }

@@ -29,7 +29,8 @@ pub use memory::Memory;
 /// 4. **Listing tells the truth.** [`Storage::list`] returns everything directly in a directory, in byte order of
 ///    the names: objects, directories, and, marked as such, uploads that were never committed.
 /// 5. **Honest errors.** [`ErrorKind::NotFound`] means that the place was asked and holds no such object.
-///    [`ErrorKind::Transient`] means that the same call may succeed if repeated; no other kind is retried.
+///    [`ErrorKind::Transient`] means that the same call may succeed if repeated, be it one of these or a read, write
+///    or commit of what they gave; no other kind is retried.
 pub trait Storage: fmt::Display + Send + Sync {
     /// What is directly in `directory` (the empty string is the root). A directory that does not exist is empty.
     fn list(&self, directory: &str) -> Result<Vec<Entry>>;
@@ -46,10 +47,13 @@ pub trait Storage: fmt::Display + Send + Sync {
 
 /// An object being written. Dropping it before `commit` discards it.
 ///
-/// Writes fail with a [`std::io::Error`]; [`Error::from_io`] makes it one of storage's.
+/// Writes fail with a [`std::io::Error`]; [`Error::from_io`] makes it one of storage's. A write that failed took
+/// nothing of what it was given: where it was [`ErrorKind::Transient`], the same call may be repeated, and goes on
+/// from there. After any other error the upload is lost.
 #[must_use = "an upload that is not committed is discarded"]
 pub trait Upload: Write + Send {
-    fn commit(self: Box<Self>) -> Result<()>;
+    /// Publishes what was written, whole and durable. To be repeated only after a [`ErrorKind::Transient`] error.
+    fn commit(&mut self) -> Result<()>;
 }
 
 /// One name in a directory.
