@@ -15,8 +15,10 @@ mod installation;
 mod normalise;
 mod outcome;
 pub mod process;
+mod proxy;
 mod repository;
 mod site;
+mod sshd;
 mod workload;
 
 pub use cluster::Cluster;
@@ -26,8 +28,10 @@ pub use identity::Identity;
 pub use installation::{Installation, skip};
 pub use outcome::{Outcome, Running};
 pub use process::wait_until;
+pub use proxy::{Ending, Proxy};
 pub use repository::Repository;
 pub use site::{Site, SiteBuilder};
+pub use sshd::{Account as SshAccount, KeyType, Sshd};
 pub use workload::{Account, Workload};
 
 /// A [`Site`], made to order: `site!()`, `site!(repositories(2), initdb("--wal-segsize=1"))`.
