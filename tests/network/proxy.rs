@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::process::PATIENCE;
-use crate::support::{Ending, Proxy};
+use crate::support::{Ending, Proxy, wait_until};
 
 /// A server that sends back what it receives, to its end.
 fn echo() -> u16 {
@@ -123,6 +123,18 @@ fn a_stall_keeps_everything_until_it_heals() {
         stream.read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"b");
     }
+}
+
+#[test]
+fn a_stall_comes_after_exactly_so_many_uploaded_bytes() {
+    let (port, received) = collector();
+    let proxy = Proxy::to(port);
+    proxy.stall_after(100_001);
+    let mut stream = connect(&proxy);
+    stream.write_all(&sample(150_000)).unwrap();
+    wait_until("the stall", || proxy.is_stalled() && proxy.uploaded_bytes() >= 100_001);
+    proxy.cut_now(Ending::Close);
+    assert!(received.recv().unwrap() == sample(150_000)[..100_001]);
 }
 
 #[test]

@@ -53,6 +53,7 @@ struct State {
     over: bool,
     accepted: usize,
     cuts: u64,
+    uploaded_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,6 +62,8 @@ struct Faults {
     /// Per second, each direction of each connection.
     bytes_max: Option<u64>,
     cut: Option<Cut>,
+    /// Of all connections together.
+    upload_bytes_left: Option<u64>,
     stalled: bool,
     refusing: bool,
 }
@@ -139,6 +142,15 @@ impl Proxy {
         self.set(|faults| faults.stalled = true);
     }
 
+    /// The same, once all connections together have uploaded that many bytes more.
+    pub fn stall_after(&self, bytes: u64) {
+        self.set(|faults| faults.upload_bytes_left = Some(bytes));
+    }
+
+    pub fn is_stalled(&self) -> bool {
+        self.shared.lock().faults.is_stalled()
+    }
+
     /// Nobody listens any more; connections that there are go on.
     pub fn refuse(&self) {
         self.set(|faults| faults.refusing = true);
@@ -165,10 +177,9 @@ impl Proxy {
         self.shared.lock().cuts
     }
 
-    /// How many bytes the connections that there are have uploaded.
+    /// How many bytes all connections together have uploaded.
     pub fn uploaded_bytes(&self) -> u64 {
-        let connections = self.shared.connections();
-        connections.iter().map(|connection| connection.uploaded_bytes.load(Ordering::Relaxed)).sum()
+        self.shared.lock().uploaded_bytes
     }
 
     fn set(&self, change: impl FnOnce(&mut Faults)) {
@@ -306,14 +317,13 @@ impl Shared {
             let mut rest = &bytes[..];
             while !rest.is_empty() {
                 let Some(faults) = self.wait_for_turn(connection, due.max(free_at)) else { return };
-                let length = faults.piece(rest.len());
-                let length =
-                    if direction == Direction::Up { self.up_to_cut(connection, length) } else { length };
-                let written = write_some(to, &rest[..length]);
-                let Ok(written) = written else { return };
+                let mut length = faults.piece(rest.len());
                 if direction == Direction::Up {
-                    connection.uploaded_bytes.fetch_add(written as u64, Ordering::Relaxed);
-                    self.cut_if_due(connection);
+                    length = self.reserve(connection, length);
+                }
+                let Ok(written) = write_some(to, &rest[..length]) else { return };
+                if direction == Direction::Up {
+                    self.note_upload(connection, written, length - written);
                 }
                 if let Some(bytes_max) = faults.bytes_max {
                     let takes = Duration::from_secs_f64(written as f64 / bytes_max as f64);
@@ -335,7 +345,7 @@ impl Shared {
                 return None;
             }
             let early = due.saturating_duration_since(Instant::now());
-            if state.faults.stalled {
+            if state.faults.is_stalled() {
                 state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
             } else if !early.is_zero() {
                 let waited = self.changed.wait_timeout(state, early);
@@ -346,17 +356,30 @@ impl Shared {
         }
     }
 
-    /// No more than may be uploaded before the cut.
-    fn up_to_cut(&self, connection: &Connection, length: usize) -> usize {
-        let Some(cut) = self.lock().faults.cut else { return length };
-        let left = cut.after_bytes.saturating_sub(connection.uploaded_bytes.load(Ordering::Relaxed));
-        length.min(usize::try_from(left).unwrap_or(usize::MAX))
+    /// How much of `length` may be uploaded before the cut and before the stall; the latter is taken from what is left.
+    fn reserve(&self, connection: &Connection, length: usize) -> usize {
+        let faults = &mut self.lock().faults;
+        let uploaded_bytes = connection.uploaded_bytes.load(Ordering::Relaxed);
+        let before_cut = faults.cut.map_or(u64::MAX, |cut| cut.after_bytes.saturating_sub(uploaded_bytes));
+        let before_stall = faults.upload_bytes_left.unwrap_or(u64::MAX);
+        let length = (length as u64).min(before_cut).min(before_stall);
+        if let Some(left) = &mut faults.upload_bytes_left {
+            *left -= length;
+        }
+        usize::try_from(length).expect("no more than before")
     }
 
-    fn cut_if_due(&self, connection: &Connection) {
+    /// `unused_bytes` were reserved and not written.
+    fn note_upload(&self, connection: &Connection, bytes: usize, unused_bytes: usize) {
+        let uploaded_bytes =
+            connection.uploaded_bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         let mut state = self.lock();
+        state.uploaded_bytes += bytes as u64;
+        if let Some(left) = &mut state.faults.upload_bytes_left {
+            *left += unused_bytes as u64;
+        }
         let Some(cut) = &mut state.faults.cut else { return };
-        if connection.uploaded_bytes.load(Ordering::Relaxed) < cut.after_bytes {
+        if uploaded_bytes < cut.after_bytes {
             return;
         }
         let ending = cut.ending;
@@ -393,6 +416,10 @@ impl Shared {
 }
 
 impl Faults {
+    fn is_stalled(self) -> bool {
+        self.stalled || self.upload_bytes_left == Some(0)
+    }
+
     /// How much may be written at once.
     fn piece(self, length: usize) -> usize {
         let Some(bytes_max) = self.bytes_max else { return length };

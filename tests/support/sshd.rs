@@ -6,6 +6,7 @@
 //! The one thing that stays is sshd's own `/run/sshd`, which it insists on and the next start of the system clears.
 
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,8 @@ use rustix::process::Signal;
 use super::cluster::free_port;
 use super::process::{self, wait_for_exit, wait_until};
 use super::{Identity, Repository, skip};
+
+const SSH_PORT: u16 = 22;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Account {
@@ -38,6 +41,7 @@ pub struct Sshd {
     account: Account,
     identity: Identity,
     user: String,
+    address: Ipv4Addr,
     port: u16,
     host_keys: Vec<KeyType>,
     child: Option<Child>,
@@ -50,6 +54,7 @@ pub struct Sshd {
 pub struct SshdBuilder<'a> {
     identity: &'a Identity,
     account: Account,
+    address: Option<Ipv4Addr>,
     host_keys: Vec<KeyType>,
     config: String,
 }
@@ -61,7 +66,13 @@ impl Sshd {
     }
 
     pub fn with(identity: &Identity, account: Account) -> SshdBuilder<'_> {
-        SshdBuilder { identity, account, host_keys: vec![KeyType::Ed25519], config: String::new() }
+        let host_keys = vec![KeyType::Ed25519];
+        SshdBuilder { identity, account, address: None, host_keys, config: String::new() }
+    }
+
+    /// Where it listens; a loopback address, usually 127.0.0.1.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
     pub fn port(&self) -> u16 {
@@ -120,10 +131,14 @@ impl Sshd {
     /// The same for the server reached by another port of this machine, that of a proxy.
     pub fn known_hosts_at(&self, port: u16) -> PathBuf {
         let path = self.path(&format!("known_hosts-{port}"));
+        let host = match port {
+            SSH_PORT => self.address.to_string(),
+            _ => format!("[{}]:{port}", self.address),
+        };
         let line = |key_type: &KeyType| {
             let key = fs::read_to_string(self.host_key(*key_type).with_added_extension("pub"))
                 .expect("a host key has a public half");
-            format!("[127.0.0.1]:{port} {key}")
+            format!("{host} {key}")
         };
         fs::write(&path, self.host_keys.iter().map(line).collect::<String>())
             .expect("the server's directory is writable");
@@ -154,9 +169,9 @@ impl Sshd {
 
     /// The same, reached by another port of this machine, that of a proxy.
     pub fn toml_at(&self, name: &str, port: u16) -> String {
-        let (user, root) = (&self.user, self.root_path());
+        let (user, address, root) = (&self.user, self.address, self.root_path());
         format!(
-            "\n[[repository]]\nname = \"{name}\"\nurl = \"ssh://{user}@127.0.0.1:{port}{}/{name}\"\n\
+            "\n[[repository]]\nname = \"{name}\"\nurl = \"ssh://{user}@{address}:{port}{}/{name}\"\n\
              ssh_key = \"{}\"\nknown_hosts = \"{}\"\nsessions = 2\n",
             root.display(),
             self.key().display(),
@@ -242,11 +257,11 @@ impl Sshd {
         let (pam, sftp_server) = (if is_root() { "yes" } else { "no" }, sftp_server());
         // The first value of each keyword holds, so what a test adds goes first.
         let mut text = format!(
-            "{more}Port {}\nListenAddress 127.0.0.1\nAddressFamily inet\nPidFile none\nUsePAM {pam}\n\
+            "{more}Port {}\nListenAddress {}\nAddressFamily inet\nPidFile none\nUsePAM {pam}\n\
              StrictModes no\nAuthorizedKeysFile {root}/authorized_keys\nPasswordAuthentication no\n\
              KbdInteractiveAuthentication no\nPermitUserEnvironment no\nUseDNS no\nPrintMotd no\n\
              PrintLastLog no\nLogLevel VERBOSE\n",
-            self.port
+            self.port, self.address
         );
         for &key_type in &self.host_keys {
             text += &format!("HostKey {}\n", self.host_key(key_type).display());
@@ -278,6 +293,12 @@ impl SshdBuilder<'_> {
         self
     }
 
+    /// On SSH's own port of another loopback address.
+    pub fn on_port_22_of(mut self, address: Ipv4Addr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
     /// Adds lines to `sshd_config`; they win over the usual ones.
     pub fn config(mut self, lines: &str) -> Self {
         self.config += lines;
@@ -295,6 +316,12 @@ impl SshdBuilder<'_> {
             skip("only root can run sshd with a chroot");
             return None;
         }
+        if let Some(address) = self.address
+            && TcpListener::bind((address, SSH_PORT)).is_err()
+        {
+            skip("port 22 cannot be had here");
+            return None;
+        }
         let (user, shell) = login(self.identity);
         if self.account == Account::Shell && !has_shell(&shell) {
             skip(&format!("{user} has no shell to log in with but {shell}"));
@@ -304,7 +331,8 @@ impl SshdBuilder<'_> {
             account: self.account,
             identity: self.identity.clone(),
             user,
-            port: free_port(),
+            address: self.address.unwrap_or(Ipv4Addr::LOCALHOST),
+            port: if self.address.is_some() { SSH_PORT } else { free_port() },
             host_keys: self.host_keys,
             child: None,
             keys: Mutex::default(),
