@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Context, Error};
 use crate::config::{self, Place};
-use crate::repo::Repository;
+use crate::repo::{Distance, Repository};
 use crate::storage::Local;
 
 impl Context<'_> {
@@ -24,7 +24,9 @@ impl Context<'_> {
 
 fn open(repository: &config::Repository) -> Result<Repository, Error> {
     match &repository.place {
-        Place::Local(path) => Ok(Repository::new(&repository.name, Arc::new(Local::new(path)))),
+        Place::Local(path) => {
+            Ok(Repository::new(&repository.name, Arc::new(Local::new(path)), Distance::Near))
+        }
         Place::Ssh(_) => Err(Error::SshNotSupported { repository: repository.name.clone() }),
     }
 }
