@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::copy_missing;
 use super::exit::{self, Exit};
 use super::failure::Failure;
 use super::output::ReportFlag;
@@ -10,6 +11,7 @@ use super::table::{self, Align};
 use super::time::Zone;
 use super::units;
 use crate::config::{self, Config};
+use crate::ops;
 use crate::ops::base_backup::{self, Report, Request};
 use crate::pg::ServerVersion;
 use crate::pipe::Compression;
@@ -19,7 +21,10 @@ use crate::pipe::Compression;
 /// Streams the whole cluster from the server once, over the replication protocol, and writes it to all repositories
 /// at the same time, with the WAL that makes it consistent. Each backup can be restored on its own, also by hand.
 ///
-/// A repository that fails does not stop the others. Nothing is left behind by a run that is interrupted, but
+/// A repository that fails does not stop the others, and one at the other end of a slow link does not slow them: what
+/// it could not take in time is copied to it afterwards. `--copy-missing` makes up for one that was away.
+///
+/// Nothing is left behind by a run that is interrupted, but
 /// what the next run cleans up.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = help())]
@@ -43,6 +48,10 @@ pub struct BaseBackup {
     /// How the server makes its checkpoint first
     #[arg(long, value_name = "MODE")]
     checkpoint: Option<Checkpoint>,
+
+    /// Take no new backup, but copy to each repository the backups that it lacks
+    #[arg(long, conflicts_with_all = ["label", "max_rate", "compression", "checkpoint"])]
+    copy_missing: bool,
 
     #[command(flatten)]
     report: ReportFlag,
@@ -73,6 +82,11 @@ fn help() -> String {
 impl BaseBackup {
     pub fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
         let format = self.report.format();
+        if self.copy_missing {
+            check_repositories(&self.repositories, session.context.config)?;
+            let request = ops::copy_missing::Request { repositories: self.repositories };
+            return copy_missing::run(session, &request, format);
+        }
         let request = self.request(session.context.config)?;
         let report = session.with_progress("base backup", |context| base_backup::run(context, &request))?;
         let exit = if report.has_findings() { Exit::FINDINGS } else { Exit::DONE };
@@ -82,6 +96,12 @@ impl BaseBackup {
     /// What the flags leave open is as the configuration has it.
     fn request(self, config: &Config) -> Result<Request, Failure> {
         check_repositories(&self.repositories, config)?;
+        if let Some(label) = self.label.as_ref().filter(|label| label.chars().any(char::is_control)) {
+            return Err(Failure::usage(
+                format!("the label {label:?} has control characters in it"),
+                "A label is one line of text, as it becomes a line of the backup's backup_label file.",
+            ));
+        }
         Ok(Request {
             label: self.label,
             repositories: self.repositories,

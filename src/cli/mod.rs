@@ -5,6 +5,7 @@
 //! command's own is in modules named for it. Clock, environment and streams come from `main` as a [`Process`].
 
 mod base_backup;
+mod copy_missing;
 mod exit;
 mod failure;
 mod log;

@@ -1,6 +1,7 @@
 //! The commands: each carries its plan out and returns a report. Nothing here prints or reads a flag.
 
 pub mod base_backup;
+pub mod copy_missing;
 pub mod restore;
 pub mod status;
 pub mod wal_fetch;

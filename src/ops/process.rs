@@ -1,10 +1,13 @@
 //! This process among others: who holds a lease, who holds a lock.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+
 use super::{Context, Error};
+use crate::repo::Pulse;
 use crate::repo::lease::{Holder, Observer};
 
 /// A lock that this process holds until it is dropped, or dies.
@@ -49,6 +52,17 @@ impl Context<'_> {
     }
 }
 
+impl Pulse for Context<'_> {
+    fn now(&self) -> DateTime<Utc> {
+        (self.clock)()
+    }
+
+    fn passed(&self, bytes: u64) -> io::Result<()> {
+        self.meter.add(bytes);
+        Ok(self.interrupt.check()?)
+    }
+}
+
 /// Makes a directory of pgbak's own, with everything above it, closed to others from the first moment.
 pub fn make_private_directory(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
@@ -56,7 +70,7 @@ pub fn make_private_directory(path: &Path) -> Result<(), Error> {
     made.map_err(|source| Error::Io { action: "create the directory", path: path.to_owned(), source })
 }
 
-fn private_file(path: &PathBuf) -> std::io::Result<File> {
+fn private_file(path: &PathBuf) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Context, Error};
 use crate::config::{self, Place, SshPlace};
-use crate::repo::Repository;
+use crate::repo::{Distance, Repository};
 use crate::storage::{Durability, Local, Patience, Retry, Secret, Sftp, SftpSettings};
 
 impl Context<'_> {
@@ -32,12 +32,13 @@ impl Context<'_> {
     }
 
     fn open(&self, repository: &config::Repository, patience: Patience) -> Result<Repository, Error> {
+        let name = &repository.name;
         match &repository.place {
-            Place::Local(path) => Ok(Repository::new(&repository.name, Arc::new(Local::new(path)))),
+            Place::Local(path) => Ok(Repository::new(name, Arc::new(Local::new(path)), Distance::Near)),
             Place::Ssh(place) => {
-                let sftp = Sftp::new(self.ssh_settings(&repository.name, place)?, self.interrupt.clone());
+                let sftp = Sftp::new(self.ssh_settings(name, place)?, self.interrupt.clone());
                 let patient = Retry::new(Arc::new(sftp), patience, self.interrupt.clone());
-                Ok(Repository::new(&repository.name, Arc::new(patient)))
+                Ok(Repository::new(name, Arc::new(patient), Distance::Far))
             }
         }
     }

@@ -9,15 +9,18 @@
 //! frames in the order of the input, digests them once, and gives each to every sink: to a single sink it writes
 //! itself, several have a thread each, so that a slow one does not make the others wait for each write.
 //!
+//! A *follower* is a sink that nobody waits for. It is given what fits into its queue; when that is full, it has
+//! fallen behind, is given no more, and the caller completes it later from another sink's copy: see [`Follower`].
+//!
 //! What always holds:
 //! * Memory is bounded: so many frames are between the writer and the ordering thread, so many before each sink.
 //! * A sink's first error takes that sink out and is kept; the others go on, because one full disk must not cost
-//!   the backup on the other. Only when no sink is left does writing fail.
+//!   the backup on the other. When all but followers have failed, those that have everything so far are waited for
+//!   as the others were. Only when no sink is left does writing fail.
 //! * Dropping a writer that was not finished stops its threads and drops the sinks.
 
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -25,12 +28,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::buffer::Buffer;
 use super::codec::{Codec, Compression};
 use super::digest::{Digester, Sha256};
+use super::fan_out::{FanOut, Follower, Outcome, Progress, stopped};
 use super::frame::{self, BadFrame, FRAME_SIZE};
 use super::seek_table::{Entry, SeekTable};
 use super::workers::{Pending, Workers};
-
-/// How many frames may wait for a slow sink.
-const SINK_QUEUE: usize = 4;
 
 /// Compresses what is written to it and writes that to each of its sinks.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct Finished<W> {
     pub sha256: Sha256,
     /// Each sink, in the order in which they were given, or the error that took it out.
     pub sinks: Vec<io::Result<W>>,
+    /// Each follower, in the order in which they were given; they may still be writing.
+    pub followers: Vec<Follower<W>>,
 }
 
 /// What the ordering thread works off, in order.
@@ -70,33 +73,26 @@ enum Ordered {
     End,
 }
 
-/// What the writer and its threads tell each other beside the frames.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The writer was dropped: nothing that is still to be written matters.
-    is_abandoned: AtomicBool,
-    /// Why no sink is left; set last, when that is so.
-    failure: Mutex<Option<String>>,
-    has_failed: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Outcome<W> {
-    stored_bytes: u64,
-    sha256: Sha256,
-    sinks: Vec<io::Result<W>>,
-}
-
 impl<W: Write + Send + 'static> ArchiveWriter<W> {
     /// Starts an archive that is written to each of `sinks`, of which there is at least one.
     pub fn new(workers: &Arc<Workers>, compression: Compression, sinks: Vec<W>) -> io::Result<Self> {
+        Self::with_followers(workers, compression, sinks, Vec::new())
+    }
+
+    /// The same with sinks that nobody waits for.
+    pub fn with_followers(
+        workers: &Arc<Workers>,
+        compression: Compression,
+        sinks: Vec<W>,
+        followers: Vec<W>,
+    ) -> io::Result<Self> {
         assert!(!sinks.is_empty(), "an archive needs somewhere to be written");
         let (frames, ordered) = bounded(workers.in_flight());
         let progress = Arc::new(Progress::default());
         let sink_count = sinks.len();
         let run = {
             let table = (compression.codec() == Codec::Zstd).then(SeekTable::default);
-            let fan_out = FanOut::new(sinks, &progress)?;
+            let fan_out = FanOut::new(sinks, followers, &progress)?;
             move || write_in_order(&ordered, fan_out, table)
         };
         let ordering = thread::Builder::new().name("archive".to_owned()).spawn(run)?;
@@ -150,8 +146,8 @@ impl<W: Write + Send + 'static> ArchiveWriter<W> {
         }
         let ordering = self.ordering.take().expect("is only taken here and when dropping");
         let outcome = ordering.join().unwrap_or_else(|_| self.lost());
-        let Outcome { stored_bytes, sha256, sinks } = outcome;
-        Finished { input_bytes: self.input_bytes, stored_bytes, sha256, sinks }
+        let Outcome { stored_bytes, sha256, sinks, followers } = outcome;
+        Finished { input_bytes: self.input_bytes, stored_bytes, sha256, sinks, followers }
     }
 
     /// Sends the present frame on its way, and takes an empty one.
@@ -180,7 +176,7 @@ impl<W: Write + Send + 'static> ArchiveWriter<W> {
     /// The outcome when the ordering thread panicked and took the sinks with it.
     fn lost(&self) -> Outcome<W> {
         let sinks = (0..self.sink_count).map(|_| Err(stopped())).collect();
-        Outcome { stored_bytes: 0, sha256: Digester::default().finish().sha256, sinks }
+        Outcome { stored_bytes: 0, sha256: Digester::default().finish().sha256, sinks, followers: Vec::new() }
     }
 }
 
@@ -201,34 +197,13 @@ impl<W: Write + Send + 'static> Write for ArchiveWriter<W> {
 
 impl<W: Write + Send + 'static> Drop for ArchiveWriter<W> {
     fn drop(&mut self) {
-        self.progress.is_abandoned.store(true, Ordering::Relaxed);
-        self.frames = None;
         if let Some(ordering) = self.ordering.take() {
-            let _ = ordering.join(); // drops the sinks
+            self.progress.abandon();
+            self.frames = None;
+            // The sinks are dropped by the threads that have them.
+            let followers = ordering.join().map(|outcome| outcome.followers).unwrap_or_default();
+            followers.into_iter().for_each(|follower| drop(follower.join()));
         }
-    }
-}
-
-impl Progress {
-    fn is_abandoned(&self) -> bool {
-        self.is_abandoned.load(Ordering::Relaxed)
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.has_failed.load(Ordering::Relaxed) { Err(self.failure()) } else { Ok(()) }
-    }
-
-    fn fail(&self, reason: String) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
-        self.has_failed.store(true, Ordering::Relaxed);
-    }
-
-    fn failure(&self) -> io::Error {
-        let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        io::Error::other(match reason {
-            Some(reason) => format!("every output has failed: {reason}"),
-            None => "every output has failed".to_owned(),
-        })
     }
 }
 
@@ -239,7 +214,7 @@ fn write_in_order<W: Write + Send + 'static>(
     mut table: Option<SeekTable>,
 ) -> Outcome<W> {
     for next in ordered {
-        if fan_out.progress.is_abandoned() {
+        if fan_out.is_abandoned() {
             break;
         }
         let goes_on = match next {
@@ -267,115 +242,4 @@ fn write_in_order<W: Write + Send + 'static>(
 fn compressed(stored: Pending<Result<Buffer, BadFrame>>) -> Result<Buffer, String> {
     let stored = stored.wait().map_err(|panicked| panicked.to_string())?;
     stored.map_err(|bad_frame| bad_frame.to_string())
-}
-
-/// The sinks, each of which gets everything that is written until it fails.
-struct FanOut<W> {
-    lanes: Vec<Lane<W>>,
-    digester: Digester,
-    progress: Arc<Progress>,
-}
-
-/// The way to one sink.
-enum Lane<W> {
-    /// The only sink is written to by the ordering thread.
-    Here(W),
-    Thread {
-        queue: Sender<Arc<Buffer>>,
-        thread: JoinHandle<io::Result<W>>,
-    },
-    Failed(io::Error),
-}
-
-impl<W: Write + Send + 'static> FanOut<W> {
-    fn new(sinks: Vec<W>, progress: &Arc<Progress>) -> io::Result<Self> {
-        let only_one = sinks.len() == 1;
-        let lane =
-            |sink| if only_one { Ok(Lane::Here(sink)) } else { Lane::start(sink, Arc::clone(progress)) };
-        let lanes = sinks.into_iter().map(lane).collect::<io::Result<_>>()?;
-        Ok(Self { lanes, digester: Digester::default(), progress: Arc::clone(progress) })
-    }
-
-    /// Gives `stored` to every sink that is left, and says whether there is one.
-    fn write(&mut self, stored: Buffer) -> bool {
-        self.digester.update(&stored);
-        let stored = Arc::new(stored);
-        let lanes = std::mem::take(&mut self.lanes).into_iter();
-        self.lanes = lanes.map(|lane| lane.write(&stored)).collect();
-        let failure = |lane: &Lane<W>| match lane {
-            Lane::Failed(error) => Some(error.to_string()),
-            Lane::Here(_) | Lane::Thread { .. } => None,
-        };
-        let failures: Option<Vec<_>> = self.lanes.iter().map(failure).collect();
-        if let Some(failures) = &failures {
-            self.progress.fail(failures.join("; "));
-        }
-        failures.is_none()
-    }
-
-    /// Takes all sinks out, for a reason that is none of theirs.
-    fn fail(&mut self, reason: &str) -> bool {
-        self.progress.fail(reason.to_owned());
-        for lane in &mut self.lanes {
-            *lane = Lane::Failed(io::Error::other(reason.to_owned()));
-        }
-        false
-    }
-
-    fn finish(self) -> Outcome<W> {
-        let stored = self.digester.finish();
-        let sinks = self.lanes.into_iter().map(Lane::finish).collect();
-        Outcome { stored_bytes: stored.size_bytes, sha256: stored.sha256, sinks }
-    }
-}
-
-impl<W: Write + Send + 'static> Lane<W> {
-    fn start(mut sink: W, progress: Arc<Progress>) -> io::Result<Self> {
-        let (queue, frames) = bounded::<Arc<Buffer>>(SINK_QUEUE);
-        let run = move || {
-            for stored in frames {
-                if progress.is_abandoned() {
-                    break;
-                }
-                sink.write_all(&stored)?;
-            }
-            sink.flush()?;
-            Ok(sink)
-        };
-        let thread = thread::Builder::new().name("archive-sink".to_owned()).spawn(run)?;
-        Ok(Self::Thread { queue, thread })
-    }
-
-    fn write(self, stored: &Arc<Buffer>) -> Self {
-        match self {
-            Self::Here(mut sink) => match sink.write_all(stored) {
-                Ok(()) => Self::Here(sink),
-                Err(error) => Self::Failed(error),
-            },
-            Self::Thread { queue, thread } => match queue.send(Arc::clone(stored)) {
-                Ok(()) => Self::Thread { queue, thread },
-                Err(_) => Self::Failed(joined(thread).err().unwrap_or_else(stopped)),
-            },
-            Self::Failed(error) => Self::Failed(error),
-        }
-    }
-
-    fn finish(self) -> io::Result<W> {
-        match self {
-            Self::Here(mut sink) => sink.flush().map(|()| sink),
-            Self::Thread { queue, thread } => {
-                drop(queue);
-                joined(thread)
-            }
-            Self::Failed(error) => Err(error),
-        }
-    }
-}
-
-fn joined<W>(thread: JoinHandle<io::Result<W>>) -> io::Result<W> {
-    thread.join().unwrap_or_else(|_| Err(stopped()))
-}
-
-fn stopped() -> io::Error {
-    io::Error::other("internal error in a thread that writes the archive")
 }

@@ -413,6 +413,78 @@ mod sinks {
         }
     }
 
+    /// Writes nothing until its gate is gone.
+    struct Gated {
+        gate: crossbeam_channel::Receiver<()>,
+        stored: Vec<u8>,
+    }
+
+    impl Write for Gated {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.gate.recv();
+            self.stored.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gated() -> (Gated, crossbeam_channel::Sender<()>) {
+        let (open, gate) = crossbeam_channel::bounded(0);
+        (Gated { gate, stored: Vec::new() }, open)
+    }
+
+    #[test]
+    fn a_follower_that_falls_behind_holds_nobody_up_and_has_a_beginning() {
+        let content = sample(100 * FRAME_SIZE);
+        let ((slow, slow_gate), (leader, leader_gate)) = (gated(), gated());
+        drop(leader_gate);
+        let (leaders, followers) = (vec![leader], vec![slow]);
+        let mut writer =
+            ArchiveWriter::with_followers(&workers(), compression("none"), leaders, followers).unwrap();
+        writer.write_all(&content).unwrap();
+        let mut finished = writer.finish();
+        assert!(finished.sinks[0].as_ref().ok().unwrap().stored == content, "although the gate is closed");
+        let follower = finished.followers.pop().unwrap();
+        let given_bytes = follower.given_bytes();
+        assert!(given_bytes > 0 && given_bytes < finished.stored_bytes, "{given_bytes}");
+        drop(slow_gate);
+        let stored = follower.join().ok().unwrap().stored;
+        assert!(stored == content[..given_bytes as usize]);
+    }
+
+    #[test]
+    fn a_follower_whose_leaders_have_failed_is_waited_for() {
+        let content = sample(100 * FRAME_SIZE);
+        let (mut sinks, _) = bounded(&[2 * FRAME_SIZE, usize::MAX]);
+        let followers = vec![sinks.pop().unwrap()];
+        let mut writer =
+            ArchiveWriter::with_followers(&workers(), compression("none"), sinks, followers).unwrap();
+        writer.write_all(&content).unwrap();
+        let mut finished = writer.finish();
+        assert!(finished.sinks[0].is_err());
+        let follower = finished.followers.pop().unwrap();
+        assert_eq!(follower.given_bytes(), finished.stored_bytes);
+        assert!(follower.join().ok().unwrap().stored == content);
+    }
+
+    #[test]
+    fn writing_fails_when_the_leader_has_and_its_follower_is_behind() {
+        let (slow, gate) = gated();
+        let (room, _) = bounded(&[90 * FRAME_SIZE]);
+        // Boxed, as they are of two kinds.
+        let leaders: Vec<Box<dyn Write + Send>> =
+            room.into_iter().map(|sink| Box::new(sink) as Box<dyn Write + Send>).collect();
+        let followers: Vec<Box<dyn Write + Send>> = vec![Box::new(slow)];
+        let mut writer =
+            ArchiveWriter::with_followers(&workers(), compression("none"), leaders, followers).unwrap();
+        assert!(io::copy(&mut io::repeat(7), &mut writer).is_err());
+        drop(gate);
+        assert!(writer.finish().sinks[0].is_err());
+    }
+
     #[test]
     fn dropping_a_writer_drops_its_sinks_and_ends_its_threads() {
         for rooms in [&[usize::MAX][..], &[usize::MAX, usize::MAX]] {

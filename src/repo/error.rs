@@ -29,6 +29,13 @@ pub enum Error {
     #[error("repository {repository} holds nothing of system {expected}, but of {}", join(.found))]
     OtherCluster { repository: String, expected: SystemIdentifier, found: Vec<SystemIdentifier> },
 
+    #[error("repository {repository} already has a {name} that another run is writing")]
+    BackupInProgress { repository: String, name: String },
+
+    /// It was too slow to take part, and nobody has what it lacks.
+    #[error("repository {repository} fell behind, and no other has \"{key}\" to complete it from")]
+    FellBehind { repository: String, key: String },
+
     #[error("could not start a thread: {source}")]
     Threads { source: std::io::Error },
 
@@ -58,6 +65,8 @@ impl Error {
                  pg_upgrade, take a base backup first: `pgbak base-backup`."
                     .into()
             }
+            Self::BackupInProgress { .. } => "Wait for that run to end, and run again.".into(),
+            Self::FellBehind { .. } => "Take a new backup with `pgbak base-backup`.".into(),
             Self::Source { .. } | Self::Threads { .. } => return None,
         })
     }

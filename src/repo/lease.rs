@@ -48,10 +48,11 @@ pub struct HeldLease {
 }
 
 /// Who asks whether a lease is live: this process, and what it can see of its neighbours.
+#[derive(Clone)]
 pub struct Observer<'a> {
     pub holder: Holder,
     /// Whether a process of this host and scope runs.
-    pub is_running: &'a dyn Fn(u32) -> bool,
+    pub is_running: &'a (dyn Fn(u32) -> bool + Sync),
 }
 
 impl Lease {

@@ -23,7 +23,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 pub use backup_reader::BackupReader;
-pub use backup_writer::{Archive, BackupWriter, CopyOutcome};
+pub use backup_writer::{Archive, BackupWriter, CopyOutcome, Pulse, copy_backup};
 pub use error::Error;
 
 use crate::storage::{self, Storage};
@@ -35,15 +35,29 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Repository {
     name: String,
     storage: Arc<dyn Storage>,
+    distance: Distance,
+}
+
+/// Whether what is written elsewhere at the same time waits for a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distance {
+    /// A disk of this machine.
+    Near,
+    /// At the other end of a link, which may be slow or down.
+    Far,
 }
 
 impl Repository {
-    pub fn new(name: impl Into<String>, storage: Arc<dyn Storage>) -> Self {
-        Self { name: name.into(), storage }
+    pub fn new(name: impl Into<String>, storage: Arc<dyn Storage>, distance: Distance) -> Self {
+        Self { name: name.into(), storage, distance }
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn distance(&self) -> Distance {
+        self.distance
     }
 
     /// Where it is, for people.

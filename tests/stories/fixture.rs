@@ -9,12 +9,13 @@ use pgbak::pg::Lsn;
 #[test]
 fn the_history_tells_where_postgresql_stops() {
     let site = site!(without_archiving());
-    let workload = Workload::start(site.cluster());
+    let mut workload = Workload::start(site.cluster());
     workload.wait_for_more(20);
     let backup = site.path("plain");
     let mut other = site.cluster().client("pg_basebackup");
     process::run(other.args(["--checkpoint=fast", "--pgdata"]).arg(&backup));
-    workload.wait_for_more(3000);
+    workload.is_backed_up(site.cluster());
+    workload.wait_for_more(1000);
     let account = workload.finish(site.cluster());
 
     let (history, middle) = (&account.history, account.history.middle());

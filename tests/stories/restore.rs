@@ -13,9 +13,10 @@ use pgbak::pg::Lsn;
 
 /// A site whose workload ran before, during and after a base backup, all of it archived.
 fn site_with_a_past(site: &Site) -> Account {
-    let workload = Workload::start(site.cluster());
+    let mut workload = Workload::start(site.cluster());
     workload.wait_for_more(100);
     site.pgbak("base-backup").succeeds();
+    workload.is_backed_up(site.cluster());
     workload.wait_for_more(500);
     site.cluster().sql("SELECT pg_create_restore_point('half-way')");
     workload.wait_for_more(500);

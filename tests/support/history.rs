@@ -25,6 +25,8 @@ pub struct Commit {
 #[derive(Debug, Clone)]
 pub struct History {
     pub commits: Vec<Commit>,
+    /// Where a base backup had ended, so that what comes after it can be a target.
+    pub backed_up: Lsn,
 }
 
 impl History {
@@ -51,9 +53,10 @@ impl History {
         self.before(|commit| commit.lsn >= lsn)
     }
 
-    /// A commit in the middle, with others on both sides.
+    /// A commit in the middle of those after the base backup, with others on both sides.
     pub fn middle(&self) -> &Commit {
-        &self.commits[self.commits.len() / 2]
+        let reachable = &self.commits[self.before_lsn(self.backed_up).len()..];
+        &reachable[reachable.len() / 2]
     }
 
     fn before(&self, stops: impl Fn(&Commit) -> bool) -> &[Commit] {

@@ -25,6 +25,7 @@ const WRITERS: i32 = 4;
 /// Writers at work; they end with [`Workload::finish`], or when this is dropped.
 pub struct Workload {
     start: Lsn,
+    backed_up: Lsn,
     done: Arc<AtomicBool>,
     committed: Arc<AtomicU64>,
     writers: Vec<JoinHandle<Vec<u32>>>,
@@ -48,7 +49,7 @@ impl Workload {
             let (done, committed) = (Arc::clone(&done), Arc::clone(&committed));
             thread::spawn(move || write_until(&mut client, number, &done, &committed))
         };
-        Self { start, writers: (0..WRITERS).map(writer).collect(), done, committed }
+        Self { start, backed_up: start, writers: (0..WRITERS).map(writer).collect(), done, committed }
     }
 
     /// Waits until that many more transactions have been committed.
@@ -58,6 +59,11 @@ impl Workload {
             assert!(!self.writers.iter().any(JoinHandle::is_finished), "a writer gave up");
             self.committed.load(Ordering::Relaxed) >= enough
         });
+    }
+
+    /// Notes that a base backup has ended; see [`History::middle`].
+    pub fn is_backed_up(&mut self, cluster: &Cluster) {
+        self.backed_up = cluster.lsn();
     }
 
     /// Stops the writers and reads from the cluster's WAL what they did.
@@ -76,7 +82,7 @@ impl Workload {
         commits.retain(|commit| rows.contains_key(&commit.xid));
         assert!(acknowledged.iter().all(|xid| rows.contains_key(xid)), "an acknowledged transaction is lost");
         assert_eq!(commits.len(), rows.len(), "the WAL and the table tell of other transactions");
-        Account { history: History { commits }, rows }
+        Account { history: History { commits, backed_up: self.backed_up }, rows }
     }
 }
 

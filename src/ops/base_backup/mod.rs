@@ -24,7 +24,7 @@ use crate::pg::backup_label::{self, BackupLabel};
 use crate::pg::{Lsn, SegmentSize, Timeline};
 use crate::pipe::{Codec, Compression};
 use crate::repo::layout::{self, ArchiveContent};
-use crate::repo::{Archive, BackupWriter, CopyOutcome, Repository};
+use crate::repo::{Archive, BackupWriter, CopyOutcome};
 use crate::server::{
     BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, CheckpointMode, ConnectionSettings,
     ReplicationClient, SystemIdentity,
@@ -109,38 +109,29 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
     let segment_size = data.segment_size()?;
     let _lock: Lock = context.lock("base-backup", &identity.system_identifier.to_string())?;
 
-    sweep(context, &repositories, began_at);
     let workers = context.workers()?;
-    let writer = BackupWriter::begin(&repositories, &workers, &context.holder(), began_at)?;
+    let mut writer = BackupWriter::begin(&repositories, &workers, &context.observer(), began_at)?;
     let run = Run { context, request, identity, segment_size };
-    let (info, outcomes) = run.take(writer, &mut data, &mut wal)?;
+    let info = run.take(&mut writer, &mut data, &mut wal)?;
+    // What a slow repository still lacks comes from another one, and holds nothing back on the server.
+    drop((data, wal));
+    let (info, outcomes) = writer.finish(info, context);
+    context.interrupt.check()?;
     report(info, outcomes, began_at, (context.clock)())
-}
-
-/// What a dead run left must not be in the way, and must not stop this one.
-fn sweep(context: &Context<'_>, repositories: &[Repository], now: DateTime<Utc>) {
-    for repository in repositories {
-        if let Err(error) = BackupWriter::sweep(repository, &context.observer(), now) {
-            tracing::warn!(
-                "could not look for unfinished backups in repository {}: {error}",
-                repository.name()
-            );
-        }
-    }
 }
 
 impl Run<'_> {
     fn take(
         &self,
-        mut writer: BackupWriter,
+        writer: &mut BackupWriter,
         data: &mut ReplicationClient,
         wal: &mut ReplicationClient,
-    ) -> Result<(BackupInfo, Vec<CopyOutcome>), Error> {
+    ) -> Result<BackupInfo, Error> {
         let started_at = (self.context.clock)();
         let server_version = data.server_version();
         let label = self.request.label.clone().unwrap_or_else(|| format!("pgbak {}", writer.name()));
         // The slot comes first: from here on the server keeps the WAL that the backup will need.
-        wal.create_temporary_slot(&slot_name(&writer))?;
+        wal.create_temporary_slot(&slot_name(writer))?;
         let mut backup = data.base_backup(&BaseBackupOptions {
             label: label.clone(),
             checkpoint: match self.request.checkpoint {
@@ -159,13 +150,13 @@ impl Run<'_> {
             writer.create(&ArchiveContent::Wal.file_name(self.codec()), self.request.compression)?;
         let (stop_sender, stop_receiver) = bounded(1);
         let (streamed, wal_copy) = std::thread::scope(|scope| {
-            let slot = slot_name(&writer);
+            let slot = slot_name(writer);
             let copying = scope.spawn(|| {
                 let copy =
                     WalCopy { client: wal, slot, timeline, start_lsn, segment_size: self.segment_size };
                 copy.run(wal_archive, &stop_receiver, self.context.interrupt)
             });
-            let streamed = self.stream(&mut writer, &mut backup, &|| copying.is_finished());
+            let streamed = self.stream(writer, &mut backup, &|| copying.is_finished());
             // Dropping the sender tells the other thread to give up.
             let stop = streamed.as_ref().ok().map(|streamed| streamed.end.stop_lsn);
             stop.map(|lsn| stop_sender.send(lsn));
@@ -186,7 +177,7 @@ impl Run<'_> {
         let Streamed { end, size_bytes, backup_label: label_file } = streamed;
         check_label(&label_file, start_lsn, timeline)?;
 
-        let info = BackupInfo {
+        Ok(BackupInfo {
             name: writer.name(),
             kind: BackupKind::Full,
             label,
@@ -210,8 +201,7 @@ impl Run<'_> {
             damaged_pages: damaged_pages(end),
             pgbak_version: env!("CARGO_PKG_VERSION").to_owned(),
             files: Vec::new(),
-        };
-        Ok(writer.finish(info))
+        })
     }
 
     fn codec(&self) -> Codec {
