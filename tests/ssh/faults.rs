@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use pgbak::interrupt::Interrupt;
-use pgbak::storage::{ErrorKind, Patience, Retry, Sftp, SftpSettings, Storage};
+use pgbak::storage::{ErrorKind, Patience, Retry, Sftp, SftpSettings, Storage, Upload};
 
 use crate::server;
-use crate::server::{get, noise, open, put};
+use crate::server::{Server, get, noise, open, put};
 use crate::support::{Ending, Identity, Proxy, SmallDisk, SshAccount, wait_until};
 
 fn patient(settings: SftpSettings) -> Retry {
@@ -99,9 +100,75 @@ fn a_link_that_is_cut_again_and_again_costs_time_and_nothing_else() {
     assert!(proxy.cuts() >= 10, "{} cuts", proxy.cuts());
 }
 
-/// Wherever the link is cut in the life of a small object: by the kilobyte, and finer where the renaming is.
+/// An upload whose name was published, and whose link was cut before the answer came back.
+fn unanswered_commit(server: &Server, proxy: &Proxy) -> (Sftp, Box<dyn Upload>, PathBuf) {
+    let storage = open(SftpSettings { sessions: 1, ..server.settings_at(proxy.port()) });
+    let mut upload = storage.create("a/x").unwrap();
+    upload.write_all(b"ours").unwrap();
+    let unfinished = server.directory.join("a").join(&storage.list("a").unwrap()[0].name);
+    let target = server.directory.join("a/x");
+    proxy.delay(Duration::from_millis(200));
+    let upload = thread::scope(|threads| {
+        let commit = threads.spawn(move || {
+            let error = upload.commit().expect_err("the answer is lost");
+            assert_eq!(error.kind, ErrorKind::Transient, "{error}");
+            upload
+        });
+        wait_until("the name to be there", || target.exists());
+        proxy.cut_now(Ending::Reset);
+        commit.join().unwrap()
+    });
+    proxy.heal();
+    assert!(!unfinished.exists());
+    (storage, upload, unfinished)
+}
+
 #[test]
-fn a_commit_is_never_wrong_about_what_it_did() {
+fn a_commit_whose_answer_was_lost_is_judged_by_what_is_there() {
+    let server = server!(SshAccount::Shell, "");
+    let proxy = Proxy::to(server.sshd.port());
+    let target = server.directory.join("a/x");
+    let names =
+        |storage: &Sftp| storage.list("a").unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+
+    let (storage, mut upload, _) = unanswered_commit(&server, &proxy);
+    upload.commit().expect("it was published");
+    drop(upload);
+    assert_eq!((get(&storage, "a/x"), names(&storage)), (b"ours".to_vec(), vec!["x".to_owned()]));
+    storage.delete("a/x").unwrap();
+
+    let (storage, mut upload, unfinished) = unanswered_commit(&server, &proxy);
+    fs::hard_link(&target, &unfinished).unwrap();
+    upload.commit().expect("it was published, though not to the end");
+    assert_eq!(names(&storage), ["x"]);
+    storage.delete("a/x").unwrap();
+
+    let (storage, mut upload, unfinished) = unanswered_commit(&server, &proxy);
+    fs::rename(&target, &unfinished).unwrap();
+    upload.commit().expect("it was not published, and can be");
+    assert_eq!((get(&storage, "a/x"), names(&storage)), (b"ours".to_vec(), vec!["x".to_owned()]));
+    storage.delete("a/x").unwrap();
+
+    let (storage, mut upload, unfinished) = unanswered_commit(&server, &proxy);
+    let modified_at = fs::metadata(&target).unwrap().modified().unwrap();
+    fs::rename(&target, &unfinished).unwrap();
+    fs::write(&target, b"them").unwrap();
+    fs::File::options().write(true).open(&target).unwrap().set_modified(modified_at).unwrap();
+    let clash = upload.commit().expect_err("another was faster");
+    assert_eq!(clash.kind, ErrorKind::AlreadyExists, "{clash}");
+    drop(upload);
+    assert_eq!((get(&storage, "a/x"), names(&storage)), (b"them".to_vec(), vec!["x".to_owned()]));
+    storage.delete("a/x").unwrap();
+
+    let (_, mut upload, _) = unanswered_commit(&server, &proxy);
+    fs::remove_file(&target).unwrap();
+    let gone = upload.commit().expect_err("it was published and deleted, or never published and deleted");
+    assert_eq!(gone.kind, ErrorKind::Other, "{gone}");
+}
+
+/// Wherever the link is cut in the life of a small object.
+#[test]
+fn a_small_object_is_stored_once_wherever_its_link_is_cut() {
     let server = server!(SshAccount::Shell, "");
     let proxy = Proxy::to(server.sshd.port());
     let settings = SftpSettings { sessions: 1, ..server.settings_at(proxy.port()) };

@@ -14,11 +14,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `None`, with the test noted as skipped, where there is no sshd.
-    pub fn start(account: SshAccount) -> Option<Self> {
-        Self::with(account, "")
-    }
-
+    /// `None`, with the test noted as skipped, where there is no sshd. `config` goes into its configuration.
     pub fn with(account: SshAccount, config: &str) -> Option<Self> {
         let sshd = Sshd::with(&Identity::ordinary(), account).config(config).start()?;
         sshd.make_repository("remote");

@@ -56,7 +56,7 @@ pub struct Driver {
     wake: Arc<OwnedFd>,
     timer: OwnedFd,
     shared: Arc<Shared>,
-    outbox: VecDeque<(u32, Vec<u8>, Option<Arc<Vec<u8>>>)>,
+    outbox: VecDeque<Sending>,
     sending: Option<Sending>,
     inbox: Inbox,
     waiting: HashMap<u32, (ReplyTo, bool)>,
@@ -70,7 +70,7 @@ pub struct Driver {
     is_closing: bool,
 }
 
-/// A packet that was begun.
+/// A packet, and how much of it was sent.
 struct Sending {
     head: Vec<u8>,
     data: Option<Arc<Vec<u8>>>,
@@ -78,6 +78,11 @@ struct Sending {
 }
 
 impl Sending {
+    fn new(id: u32, mut head: Vec<u8>, data: Option<Arc<Vec<u8>>>) -> Self {
+        head[ID_AT..ID_AT + 4].copy_from_slice(&id.to_be_bytes());
+        Self { head, data, sent: 0 }
+    }
+
     fn rest(&self) -> &[u8] {
         match (&self.data, self.sent.checked_sub(self.head.len())) {
             (Some(data), Some(of_data)) => &data[of_data..],
@@ -173,7 +178,7 @@ impl Driver {
 
     pub fn run(mut self) {
         if self.shared.extensions.has("limits@openssh.com") {
-            self.outbox.push_back((LIMITS_ID, Request::Limits.encode(), None));
+            self.outbox.push_back(Sending::new(LIMITS_ID, Request::Limits.encode(), None));
         }
         let reason = match self.serve() {
             Ok(()) => "the connection was closed".to_owned(),
@@ -232,7 +237,7 @@ impl Driver {
         }
         self.waiting_for_disk += usize::from(waits_for_disk);
         self.waiting.insert(id, (reply_to, waits_for_disk));
-        self.outbox.push_back((id, head, data));
+        self.outbox.push_back(Sending::new(id, head, data));
     }
 
     fn free_id(&mut self) -> u32 {
@@ -249,9 +254,7 @@ impl Driver {
         let mut progress = Progress::None;
         for _ in 0..WRITES_AT_ONCE {
             if self.sending.is_none() {
-                let Some((id, mut head, data)) = self.outbox.pop_front() else { break };
-                head[ID_AT..ID_AT + 4].copy_from_slice(&id.to_be_bytes());
-                self.sending = Some(Sending { head, data, sent: 0 });
+                self.sending = self.outbox.pop_front();
             }
             let Some(sending) = &mut self.sending else { break };
             match self.channel.write(sending.rest()) {
@@ -337,7 +340,8 @@ impl Driver {
         }
         if !owes_reply && self.quiet >= KEEP_ALIVE {
             (self.asked_for_life, self.quiet) = (true, Duration::ZERO);
-            self.outbox.push_back((KEEP_ALIVE_ID, Request::RealPath { path: "." }.encode(), None));
+            let request = Request::RealPath { path: "." };
+            self.outbox.push_back(Sending::new(KEEP_ALIVE_ID, request.encode(), None));
         }
         Ok(())
     }
@@ -411,13 +415,13 @@ mod tests {
 
     #[test]
     fn a_request_is_sent_head_first_and_then_its_data() {
-        let mut sending = Sending { head: b"head".to_vec(), data: Some(Arc::new(b"data".to_vec())), sent: 0 };
+        let mut sending = Sending::new(0x0102_0304, vec![9; 10], Some(Arc::new(b"data".to_vec())));
         let mut sent = Vec::new();
         while !sending.rest().is_empty() {
             sent.push(sending.rest()[0]);
             sending.sent += 1;
         }
-        assert_eq!(sent, b"headdata");
+        assert_eq!(sent, b"\x09\x09\x09\x09\x09\x01\x02\x03\x04\x09data");
         assert!(Sending { head: b"h".to_vec(), data: None, sent: 1 }.rest().is_empty());
     }
 }

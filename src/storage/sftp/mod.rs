@@ -55,9 +55,9 @@ use crate::interrupt::Interrupt;
 use connection::Connection;
 use download::Download;
 use failure::{Attempt, Expect};
-use packet::{Request, Status};
+use packet::{Mode, Request, Status};
 use pool::Pool;
-use tree::parent;
+use tree::{parent, synced_directory};
 use upload::SftpUpload;
 use waiting::Waiting;
 
@@ -136,18 +136,22 @@ impl Sftp {
         let connection = self.connection(&waiting)?;
         let path = self.path(key);
         let directory = parent(&path);
-        let [removed] = connection.ask([Request::Remove { path: &path }], &waiting)?;
-        match removed.done() {
-            Ok(()) => match self.sync_directory(&connection, directory, &waiting) {
-                // Another, which found it empty, removed it.
-                Err(gone) if gone.is_status(Status::NO_SUCH_FILE) => {}
-                synced => synced?,
-            },
-            Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => {}
+        let open = Request::Open { path: directory, mode: Mode::Read };
+        let [removed, opened] = connection.ask([Request::Remove { path: &path }, open], &waiting)?;
+        let handle = opened.handle().ok();
+        let is_missing = match removed.done() {
+            Ok(()) => false,
+            Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => true,
             Err(failure) => return Err(self.explain(&connection, failure, directory, 0, &waiting)),
+        };
+        let sync = handle.as_ref().filter(|_| connection.can_sync() && !is_missing);
+        let sync: Vec<_> = sync.into_iter().map(|handle| Request::Fsync { handle }).collect();
+        // While it is open, a directory can be removed and synced as well.
+        let synced = self.ask_and_remove_empty(&connection, &sync, directory, &waiting);
+        if let Some(handle) = &handle {
+            connection.mention(&Request::Close { handle });
         }
-        self.remove_empty(&connection, directory, &waiting);
-        Ok(())
+        synced?.into_iter().try_for_each(synced_directory)
     }
 }
 

@@ -117,19 +117,31 @@ impl Sftp {
     /// Best effort: an empty directory does no harm, and the next delete in it tries again. An upload that begins
     /// meanwhile either keeps the directory by its unfinished file or makes it again.
     pub(super) fn remove_empty(&self, connection: &Connection, directory: &str, waiting: &Waiting) {
+        let _ = self.ask_and_remove_empty(connection, &[], directory, waiting);
+    }
+
+    /// The same, with other requests before it; returns the replies to those.
+    pub(super) fn ask_and_remove_empty(
+        &self,
+        connection: &Connection,
+        before: &[Request<'_>],
+        directory: &str,
+        waiting: &Waiting,
+    ) -> Attempt<Vec<Reply>> {
         let root = self.root();
         let directories: Vec<_> =
             up_to_root(directory, root).filter(|directory| *directory != root).collect();
-        let forget = || {
-            let mut durable = self.durable();
-            durable.retain(|known| !directories.contains(&known.as_str()));
-        };
-        let requests: Vec<_> =
-            directories.iter().map(|directory| Request::RemoveDirectory { path: directory }).collect();
+        let mut requests = before.to_owned();
+        requests.extend(directories.iter().map(|directory| Request::RemoveDirectory { path: directory }));
         // Before and after, lest one that takes the name meanwhile be taken for the one that is known to be durable.
+        let forget = || self.durable().retain(|known| !directories.contains(&known.as_str()));
         forget();
-        let _ = connection.ask_all(&requests, waiting);
+        let replies = connection.ask_all(&requests, waiting);
         forget();
+        replies.map(|mut replies| {
+            replies.truncate(before.len());
+            replies
+        })
     }
 
     /// Finds out what the server means by "failure": `path` needs `needed_bytes` of room, or a new file.
