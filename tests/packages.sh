@@ -3,11 +3,16 @@
 #     install_missing zstd:zstd openssl/libssl-dev postgresql
 #
 # COMMAND:PACKAGE is missing when there is no such command, LIBRARY/PACKAGE when pkg-config does not know the
-# library, and `postgresql` when there is no server of any version. No system service is started.
+# library, and `postgresql` or `sshd` when there is no such server. No system service is started.
 
 have_postgresql() {
     [[ -n ${PGBAK_TEST_PG_BIN:-} ]] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ||
         command -v postgres >/dev/null
+}
+
+# Debian keeps it where only root's PATH looks.
+have_sshd() {
+    [[ -x /usr/sbin/sshd ]] || command -v sshd >/dev/null
 }
 
 missing_packages() {
@@ -17,6 +22,7 @@ missing_packages() {
         *:*) command -v "${need%%:*}" >/dev/null || echo "${need#*:}" ;;
         */*) pkg-config --exists "${need%%/*}" 2>/dev/null || echo "${need#*/}" ;;
         postgresql) have_postgresql || echo postgresql ;;
+        sshd) have_sshd || echo openssh-server ;;
         esac
     done
 }
@@ -52,6 +58,26 @@ install_postgresql() {
     return "$installed"
 }
 
+# Debian's package starts the service, now and at each boot, and so opens the machine to the network. Where the package
+# is new, `policy-rc.d` forbids the first for as long as the installation takes, and the second is undone.
+install_sshd() {
+    local policy=/usr/sbin/policy-rc.d installed=0
+    if [[ -e $policy ]]; then
+        as_root mv "$policy" "$policy.before-pgbak"
+    fi
+    as_root sh -c "printf '#!/bin/sh\nexit 101\n' >'$policy' && chmod 755 '$policy'"
+    apt_install openssh-server || installed=$?
+    as_root rm "$policy"
+    if [[ -e $policy.before-pgbak ]]; then
+        as_root mv "$policy.before-pgbak" "$policy"
+    fi
+    if command -v systemctl >/dev/null; then
+        as_root systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true
+    fi
+    as_root update-rc.d ssh disable >/dev/null 2>&1 || true
+    return "$installed"
+}
+
 install_missing() {
     local packages
     mapfile -t packages < <(missing_packages "$@" | sort -u)
@@ -64,6 +90,9 @@ install_missing() {
     as_root apt-get update -qq >&2
     if [[ " ${packages[*]} " == *" postgresql "* ]]; then
         install_postgresql
+    fi
+    if [[ " ${packages[*]} " == *" openssh-server "* ]]; then
+        install_sshd
     fi
     apt_install "${packages[@]}"
 }

@@ -20,7 +20,7 @@ total() {
 
 check_rust
 install_missing cc:build-essential pkg-config:pkg-config openssl:openssl openssl/libssl-dev postgresql \
-    tar:tar zstd:zstd lz4:lz4 gzip:gzip sha256sum:coreutils setpriv:util-linux mount:mount
+    sshd ssh:openssh-client sftp:openssh-client tar:tar zstd:zstd lz4:lz4 gzip:gzip sha256sum:coreutils setpriv:util-linux mount:mount
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -22,6 +22,7 @@ pub struct Cluster {
     log: PathBuf,
     identity: Identity,
     settings: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -35,8 +36,14 @@ impl Cluster {
             log: log.to_owned(),
             identity: identity.clone(),
             settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            environment: Vec::new(),
             child: None,
         }
+    }
+
+    /// Gives a variable to the server and to the commands that it runs, from the next start on.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Gives a setting on the command line of the next start.
@@ -55,6 +62,7 @@ impl Cluster {
         let log = File::options().create(true).append(true).open(&self.log).expect("the log is writable");
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", &self.sockets).env("LC_ALL", "C").current_dir(&self.sockets);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
         self.child = Some(command.spawn().expect("setpriv is installed (util-linux)"));
     }

@@ -14,9 +14,12 @@ mod identity;
 mod installation;
 mod normalise;
 mod outcome;
+mod pair;
 pub mod process;
+mod proxy;
 mod repository;
 mod site;
+mod sshd;
 mod workload;
 
 pub use cluster::Cluster;
@@ -25,9 +28,12 @@ pub use history::{Commit, History};
 pub use identity::Identity;
 pub use installation::{Installation, skip};
 pub use outcome::{Outcome, Running};
+pub use pair::Pair;
 pub use process::wait_until;
+pub use proxy::{Ending, Proxy};
 pub use repository::Repository;
-pub use site::{Site, SiteBuilder};
+pub use site::{Call, Site, SiteBuilder};
+pub use sshd::{Account as SshAccount, KeyType, Sshd};
 pub use workload::{Account, Workload};
 
 /// A [`Site`], made to order: `site!()`, `site!(repositories(2), initdb("--wal-segsize=1"))`.
@@ -38,6 +44,22 @@ macro_rules! site {
     ($($option:ident($($value:expr),*)),* $(,)?) => {
         match $crate::support::Site::with()$(.$option($($value),*))*.build() {
             Some(site) => site,
+            None => return,
+        }
+    };
+}
+
+/// A [`Pair`] with an account of this kind, made to order like a [`site!`]: `pair!(Shell)`, `pair!(Chrooted, tablespaces(1))`.
+///
+/// Its segments are small. Where it cannot be had, the test ends here and is noted as skipped.
+#[macro_export]
+macro_rules! pair {
+    ($account:ident $(, $option:ident($($value:expr),*))* $(,)?) => {
+        match $crate::support::Pair::build(
+            $crate::support::SshAccount::$account,
+            $crate::support::Site::with().initdb("--wal-segsize=1")$(.$option($($value),*))*,
+        ) {
+            Some(pair) => pair,
             None => return,
         }
     };

@@ -109,6 +109,11 @@ impl Repository {
         files
     }
 
+    /// What this repository holds is not proven when the test ends.
+    pub fn forget(&self) {
+        self.altered.store(true, Ordering::Relaxed);
+    }
+
     /// Damages a stored file in place. What this repository holds is not proven when the test ends.
     pub fn alter(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         self.altered.store(true, Ordering::Relaxed);

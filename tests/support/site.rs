@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::normalise::Normaliser;
 use super::process::{self, wait_until};
-use super::{Cluster, Identity, Installation, Outcome, Repository, Running, SmallDisk, skip};
+use super::{Cluster, Identity, Installation, Outcome, Repository, Running, SmallDisk, Sshd, skip};
 
 /// What suits a test: no waiting for the disk, nothing that happens by itself, and WAL kept for [`super::History`].
 const SETTINGS: &str = "
@@ -120,6 +120,12 @@ impl Site {
         let config = self.config();
         assert!(config.contains(from), "no \"{from}\" in {config}");
         self.write("pgbak.toml", config.replace(from, to));
+    }
+
+    /// Adds the repository `name` on an SSH server, reached by `port`. The server must outlive the site.
+    pub fn add_remote(&mut self, sshd: &Sshd, name: &str, port: u16) {
+        self.repositories.push(sshd.make_repository(name));
+        self.add_to_config(&sshd.toml_at(name, port));
     }
 
     /// Appends to `pgbak.toml`.

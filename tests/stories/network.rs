@@ -1,0 +1,160 @@
+//! Two places, and a bad network or a dying server between them. Each story ends in a restore from either place alone.
+
+use crate::pair;
+use crate::support::{Ending, Pair, Workload, wait_until};
+
+/// Writers for a moment, with a backup that goes through in `meanwhile`.
+macro_rules! under_load {
+    ($pair:expr, $meanwhile:expr) => {{
+        let workload = Workload::start($pair.site.cluster());
+        workload.wait_for_more(100);
+        $meanwhile;
+        workload.wait_for_more(100);
+        let account = workload.finish($pair.site.cluster());
+        $pair.archive_a_segment();
+        account
+    }};
+}
+
+/// The server dies under pgbak and is started again; returns how pgbak took it.
+fn the_server_dies(pair: &mut Pair, arguments: &str, after_bytes: u64) -> crate::support::Outcome {
+    let running = pair.stop_in_the_middle(arguments, after_bytes).expect("it uploads more than that");
+    pair.sshd.kill();
+    pair.proxy.heal();
+    pair.sshd.start_again();
+    running.finish()
+}
+
+#[test]
+fn a_backup_and_all_wal_are_in_both_places_and_each_restores_alone() {
+    let mut pair = pair!(Chrooted);
+    let account = under_load!(pair, pair.site.pgbak("base-backup").succeeds());
+    pair.site.pgbak("wal-sync").succeeds();
+    assert_eq!(pair.local().backups(), pair.remote().backups());
+    assert_eq!(pair.local().archived(), pair.remote().archived());
+    pair.assert_nothing_is_half();
+    pair.assert_both_restore(&account);
+    let before = (pair.local().files(), pair.remote().files());
+    pair.repair();
+    assert_eq!((pair.local().files(), pair.remote().files()), before, "there was nothing to repair");
+}
+
+#[test]
+fn a_server_that_dies_and_comes_back_costs_nothing() {
+    let mut pair = pair!(Shell);
+    let account = under_load!(pair, {
+        let outcome = the_server_dies(&mut pair, "base-backup --json", 1_000_000);
+        pair.assert_report_is_true(&outcome);
+        pair.assert_nothing_is_half();
+        assert_eq!(pair.local().backups().len(), 1);
+    });
+    let outcome = the_server_dies(&mut pair, "wal-sync", 100_000);
+    assert!([0, 3].contains(&outcome.code), "{outcome}");
+    pair.assert_nothing_is_half();
+    pair.repair();
+    pair.assert_both_restore(&account);
+}
+
+#[test]
+fn a_link_that_is_cut_again_and_again_tears_nothing() {
+    let mut pair = pair!(Chrooted);
+    let account = under_load!(pair, {
+        for (after_bytes, ending) in
+            [(700_000, Ending::Close), (100_000, Ending::Reset), (8_000, Ending::Reset)]
+        {
+            pair.proxy.cut_every(after_bytes, ending);
+            let cuts = pair.proxy.cuts();
+            let outcome = pair.site.pgbak("base-backup --json");
+            assert!(pair.proxy.cuts() > cuts, "nothing was cut after {after_bytes}");
+            pair.assert_report_is_true(&outcome);
+            pair.assert_nothing_is_half();
+        }
+        assert_eq!(pair.local().backups().len(), 3);
+    });
+    for (after_bytes, ending) in [(4_000, Ending::Reset), (60_000, Ending::Close), (200_000, Ending::Reset)] {
+        pair.proxy.cut_every(after_bytes, ending);
+        let outcome = pair.site.pgbak("wal-sync");
+        assert!([0, 3].contains(&outcome.code), "{outcome}");
+        pair.assert_nothing_is_half();
+    }
+    pair.proxy.heal();
+    pair.repair();
+    pair.assert_both_restore(&account);
+}
+
+#[test]
+fn a_link_that_is_cut_now_and_then_goes_unnoticed() {
+    let mut pair = pair!(Shell);
+    let account = under_load!(pair, {
+        pair.proxy.cut_times(500_000, Ending::Reset, 3);
+        pair.site.pgbak("base-backup").succeeds();
+    });
+    pair.proxy.cut_times(100_000, Ending::Close, 3);
+    pair.site.pgbak("wal-sync").succeeds();
+    assert!(pair.proxy.cuts() >= 4, "{} cuts", pair.proxy.cuts());
+    assert_eq!(pair.local().archived(), pair.remote().archived());
+    pair.assert_nothing_is_half();
+    pair.assert_both_restore(&account);
+}
+
+#[test]
+fn silence_ends_a_wait_and_costs_the_remote_copy_alone() {
+    let mut pair = pair!(Chrooted);
+    let account = under_load!(pair, {});
+    let running =
+        pair.stop_in_the_middle("base-backup --json", 1_000_000).expect("it uploads more than that");
+    wait_until("the local copy to be there", || pair.local().backups().len() == 1);
+    let outcome = running.finish().exits(3);
+    pair.assert_report_is_true(&outcome);
+    assert!(outcome.json()["repositories"][1]["error"].as_str().unwrap().contains("remote"), "{outcome}");
+    pair.site.cluster().sql("SELECT 1");
+    pair.proxy.heal();
+    pair.assert_nothing_is_half();
+
+    let running = pair.stop_in_the_middle("wal-sync", 60_000).expect("it uploads more than that");
+    pair.proxy.heal();
+    running.finish().succeeds();
+    pair.repair();
+    pair.assert_both_restore(&account);
+}
+
+/// PostgreSQL asks for its WAL while nobody can give it, and while only one of two can.
+#[test]
+fn recovery_stops_while_every_repository_is_away_and_goes_on_from_the_one_that_is_back() {
+    let mut pair = pair!(Shell);
+    pair.site.cluster().sql("CREATE TABLE t (id int)");
+    pair.site.pgbak("base-backup").succeeds();
+    for id in 0..40 {
+        pair.site.cluster().sql(&format!("INSERT INTO t VALUES ({id})"));
+        pair.site.cluster().switch_wal();
+    }
+    let last = pair.archive_a_segment();
+    pair.site.pgbak("wal-sync").succeeds();
+
+    let directory = pair.site.fresh("restored");
+    pair.site.pgbak(&format!("restore -D {}", directory.display())).succeeds();
+    let mut restored = pair.site.restored_in(&directory);
+    restored.launch();
+    wait_until("recovery to be under way", || restored.log().contains("restored log file"));
+    restored.freeze();
+    let (home, away) = (pair.local().path.clone(), pair.site.path("away"));
+    std::fs::rename(&home, &away).unwrap();
+    pair.sshd.kill();
+    let fetched = pair.site.fresh("fetched");
+    pair.site.pgbak(&format!("wal-fetch {last} {}", fetched.display())).exits(200);
+    assert!(!fetched.exists());
+    restored.thaw();
+    assert!(!restored.wait_until_it_ends(), "it must not go on:\n{}", restored.log());
+    assert!(!restored.log().contains("archive recovery complete"), "{}", restored.log());
+    assert!(restored.log().contains("FATAL"), "{}", restored.log());
+
+    pair.sshd.start_again();
+    restored.start();
+    restored.wait_until_recovered();
+    assert_eq!(restored.sql("SELECT count(*) FROM t"), "40", "from the remote alone");
+    drop(restored);
+    // And a restore from nothing goes to the repository that is there.
+    let restored = pair.site.restore("");
+    assert_eq!(restored.sql("SELECT count(*) FROM t"), "40");
+    std::fs::rename(&away, &home).unwrap();
+}
