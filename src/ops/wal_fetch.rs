@@ -88,7 +88,11 @@ pub fn run_ahead(
     let ahead = Ahead::of(context, system);
     let _lock = context.lock("wal-fetch", &system.to_string())?;
     make_private_directory(&ahead.directory)?;
-    let Some(size) = fetch.repositories[0].segment_size_in(system, &fetch.name)? else { return Ok(()) };
+    let known = fetch.repositories.iter().find_map(|repository| {
+        let size = repository.segment_size_in(system, &fetch.name);
+        size.inspect_err(|error| tracing::debug!("{error}")).ok().flatten()
+    });
+    let Some(size) = known else { return Ok(()) };
     let Some(mut segment) = fetch.name.segment(size) else { return Ok(()) };
     ahead.keep_only_after(&fetch.name);
     for _ in 0..AHEAD_SEGMENTS.min(AHEAD_BYTES_MAX / size.bytes()) {
