@@ -118,8 +118,7 @@ fn walk_page(before: State, page: &[u8], at: Lsn) -> State {
         // A crash cut a record short, and the server went on without the rest of it.
         (_, false) => State::Between,
     };
-    let mut position =
-        if flags & FLAG_LONG_HEADER != 0 { LONG_PAGE_HEADER_BYTES } else { PAGE_HEADER_BYTES };
+    let mut position = if flags & FLAG_LONG_HEADER != 0 { LONG_PAGE_HEADER_BYTES } else { PAGE_HEADER_BYTES };
     while position < page.len() {
         state = match state {
             State::InRecord(mut record) => {
@@ -134,7 +133,9 @@ fn walk_page(before: State, page: &[u8], at: Lsn) -> State {
                 return if is_zero(&page[position..]) { State::Switched } else { broken };
             }
             _ => match u32_at(page, position) {
-                0 => return State::Ended(RecordsEnd::Zeros { at: Lsn(at.0.saturating_add(position as u64)) }),
+                0 => {
+                    return State::Ended(RecordsEnd::Zeros { at: Lsn(at.0.saturating_add(position as u64)) });
+                }
                 length if (length as usize) < RECORD_HEADER_BYTES => return broken,
                 length => State::InRecord(Record::new(length)),
             },

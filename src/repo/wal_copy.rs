@@ -189,7 +189,11 @@ struct Content {
 
 impl Content {
     /// Decodes everything that comes through the tee, and reads the tee to its end.
-    fn read(tee: &mut Tee<'_>, codec: Codec, workers: &Arc<Workers>) -> std::result::Result<Self, pipe::Error> {
+    fn read(
+        tee: &mut Tee<'_>,
+        codec: Codec,
+        workers: &Arc<Workers>,
+    ) -> std::result::Result<Self, pipe::Error> {
         let mut content = Self { beginning: Vec::new(), size_bytes: 0 };
         let mut archive = ArchiveReader::new(workers, codec, Box::new(&mut *tee), None);
         while let Some(piece) = archive.next_frame()? {
