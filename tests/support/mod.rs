@@ -27,7 +27,7 @@ pub use installation::{Installation, skip};
 pub use outcome::{Outcome, Running};
 pub use process::wait_until;
 pub use repository::Repository;
-pub use site::{Site, SiteBuilder};
+pub use site::{Call, Site, SiteBuilder};
 pub use workload::{Account, Workload};
 
 /// A [`Site`], made to order: `site!()`, `site!(repositories(2), initdb("--wal-segsize=1"))`.

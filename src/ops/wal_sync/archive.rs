@@ -176,7 +176,9 @@ impl<'a> Archive<'a> {
     pub fn is_ready(&self, number: usize) -> bool {
         let member = &self.round.members[number];
         let ask = || -> repo::Result<()> {
-            member.repository.ensure_exists()?;
+            if !member.exists {
+                member.repository.ensure_exists()?;
+            }
             match member.systems.is_empty() || member.systems.contains(&self.system) {
                 true => Ok(()),
                 false => member.repository.must_know(self.system),

@@ -24,14 +24,16 @@ impl Archive<'_> {
             let missing = self.ranges(number, names, size.unwrap_or(SegmentSize::DEFAULT));
             self.round.told().missing[number].extend(missing);
         }
-        let gaps = size.map(|size| self.gaps(&union, size)).unwrap_or_default();
+        let (gaps, newest_backup) = size.map(|size| self.gaps(&union, size)).unwrap_or_default();
         for gap in &gaps {
             self.tell_gap(gap);
         }
         let unexplained = self.tell_missing_histories(&union);
         self.round.job.interrupt.check()?;
         let settled = self.settle(&union, &lacking, &gaps, &unexplained);
-        Ok(SystemMemory { segment_bytes: size.map(SegmentSize::bytes), settled })
+        // Any timeline does: it is read back as a place only.
+        let newest_backup = newest_backup.map(|place| place.on(Timeline::FIRST).to_string());
+        Ok(SystemMemory { segment_bytes: size.map(SegmentSize::bytes), newest_backup, settled })
     }
 
     /// What any repository holds, and what the source's directory had and none took.
@@ -99,8 +101,9 @@ impl Archive<'_> {
         }
     }
 
-    /// What is missing everywhere, from the newest base backup on: a gap before it harms nobody who restores that.
-    fn gaps(&self, union: &BTreeSet<WalFileName>, size: SegmentSize) -> Vec<Gap> {
+    /// What is missing everywhere, from the newest base backup on, and where that begins as far as it was asked: a gap
+    /// before it harms nobody who restores that.
+    fn gaps(&self, union: &BTreeSet<WalFileName>, size: SegmentSize) -> (Vec<Gap>, Option<SegmentPlace>) {
         let mut runs: BTreeMap<Timeline, Vec<Run>> = BTreeMap::new();
         for (log, found) in self.logs.iter().filter(|(_, found)| !found.is_listed) {
             let settled = self.memory.settled.get(&log.to_string());
@@ -117,11 +120,13 @@ impl Archive<'_> {
         }
         let gaps = runs.into_iter().flat_map(|(timeline, runs)| plan::gaps(timeline, runs, size));
         let mut gaps: Vec<Gap> = gaps.collect();
+        let mut newest = self.memory.newest_backup.as_deref().and_then(place_of);
+        gaps.retain(|gap| Some(gap.last) >= newest);
         if !gaps.is_empty() {
-            let newest = self.backup_starts().max();
+            newest = newest.max(self.backup_starts().max());
             gaps.retain(|gap| Some(gap.last) >= newest);
         }
-        gaps
+        (gaps, newest)
     }
 
     fn tell_gap(&self, gap: &Gap) {
@@ -280,9 +285,12 @@ impl Archive<'_> {
 }
 
 fn run_of(settled: &Settled) -> Option<Run> {
-    let place = |name: &String| WalFileName::parse(name).ok()?.place();
     let [first, last] = settled.run.as_ref()?;
-    Some((place(first)?, place(last)?))
+    Some((place_of(first)?, place_of(last)?))
+}
+
+fn place_of(name: &str) -> Option<SegmentPlace> {
+    WalFileName::parse(name).ok()?.place()
 }
 
 /// Whether `name` comes right behind `before`, as the next segment or as a file of the same one.

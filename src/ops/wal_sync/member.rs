@@ -19,6 +19,7 @@ const ERRORS_MAX: usize = 3;
 /// One repository in this round.
 pub struct Member<'a> {
     pub repository: &'a Repository,
+    pub exists: bool,
     pub systems: Vec<SystemIdentifier>,
     pub directories: BTreeMap<SystemIdentifier, WalDirectories>,
     pub reading: Health,
@@ -70,6 +71,7 @@ impl<'a> Member<'a> {
     pub fn look(repository: &'a Repository, memory: &MemoryFile) -> Self {
         let mut member = Self {
             repository,
+            exists: false,
             systems: Vec::new(),
             directories: BTreeMap::new(),
             reading: Health::default(),
@@ -88,6 +90,7 @@ impl<'a> Member<'a> {
             // One that was here before is not made anew in what may be an empty mount point.
             return if memory.knows(&place) { self.repository.must_exist() } else { Ok(()) };
         }
+        self.exists = true;
         if let Err(error) = memory.note(&place) {
             tracing::warn!("{error}");
         }

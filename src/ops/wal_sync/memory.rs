@@ -36,6 +36,8 @@ pub struct Memory {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SystemMemory {
     pub segment_bytes: Option<u64>,
+    /// The segment in which the newest base backup began, when that was last asked.
+    pub newest_backup: Option<String>,
     /// By the 16 digits of the directory's name.
     pub settled: BTreeMap<String, Settled>,
 }
@@ -131,7 +133,11 @@ mod tests {
         let mut memory = file.read();
         let changed_at = vec![DateTime::from_timestamp(1_700_000_000, 123_456_789), None];
         let settled = Settled { changed_at, run: None, source: None };
-        let system = SystemMemory { segment_bytes: Some(1 << 20), settled: [("x".into(), settled)].into() };
+        let system = SystemMemory {
+            segment_bytes: Some(1 << 20),
+            newest_backup: None,
+            settled: [("x".into(), settled)].into(),
+        };
         memory.systems.insert("7".into(), system);
         file.write(&memory).unwrap();
         assert_eq!(file.read(), memory);
