@@ -11,4 +11,5 @@ mod stories {
     mod fixture;
     mod restore;
     mod status;
+    mod wal_sync;
 }
