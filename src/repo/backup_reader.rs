@@ -17,6 +17,15 @@ use crate::storage::Entry;
 const MANIFEST_SIZE_MAX_BYTES: u64 = 1 << 30;
 const CHECKSUMS_SIZE_MAX_BYTES: u64 = 16 << 20;
 
+/// How an archive is checked while it is read, beside each frame's own checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// The stored bytes are those recorded.
+    ByDigest,
+    /// By nothing more: the caller knows every content to expect, and checks it.
+    ByContent,
+}
+
 /// A recorded backup in one repository.
 #[derive(Debug)]
 pub struct BackupReader<'a> {
@@ -68,13 +77,19 @@ impl<'a> BackupReader<'a> {
         Ok((manifest, bytes))
     }
 
-    /// Opens an archive; what is read from it ends in an error unless the stored bytes are those recorded.
-    pub fn open(&self, content: ArchiveContent, workers: &Arc<Workers>) -> Result<ArchiveReader<'static>> {
+    /// Opens an archive; what is read from it ends in an error where it is not as `check` has it.
+    pub fn open(
+        &self,
+        content: ArchiveContent,
+        check: Check,
+        workers: &Arc<Workers>,
+    ) -> Result<ArchiveReader<'static>> {
         let (file, codec) = self.archive(content)?;
         let object = self.repository.storage().open(&self.key(&file.name))?;
         let sha256 = file.sha256.parse().expect("a record has no other digests");
         let expected = StoredDigest { size_bytes: file.size_bytes, sha256 };
-        Ok(ArchiveReader::new(workers, codec, object, Some(expected)))
+        let expected = (check == Check::ByDigest).then_some(expected);
+        Ok(ArchiveReader::new(workers, codec, object, expected))
     }
 
     /// The key of an archive, for messages.

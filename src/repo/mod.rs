@@ -22,7 +22,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-pub use backup_reader::BackupReader;
+pub use backup_reader::{BackupReader, Check};
 pub use backup_writer::{Archive, BackupWriter, CopyOutcome, Pulse, copy_backup};
 pub use error::Error;
 

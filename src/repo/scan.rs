@@ -43,6 +43,12 @@ impl Repository {
         Ok(Catalog::new(backups, damaged, archives))
     }
 
+    /// The record of one backup; `None` where the backup does not exist.
+    pub fn backup(&self, name: BackupName) -> Result<Option<BackupInfo>> {
+        let key = layout::backup_file(name, layout::RECORD);
+        self.read_record(name)?.transpose().map_err(|error| self.damaged(&key, error))
+    }
+
     /// The clusters of which there is WAL.
     pub fn systems(&self) -> Result<Vec<SystemIdentifier>> {
         let entries = self.storage().list(layout::WAL_ARCHIVE)?;

@@ -163,6 +163,37 @@ fn a_repository_that_fails_does_not_cost_the_other_its_backup() {
 }
 
 #[test]
+fn a_repository_that_was_away_gets_the_backups_that_it_lacks() {
+    let site = site!(repositories(2), tablespaces(1));
+    let [first, second] = site.repositories() else { panic!("a site with two repositories") };
+    site.cluster().sql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS id");
+    site.pgbak("base-backup").succeeds();
+    let away = site.path("away");
+    fs::rename(&second.path, &away).unwrap();
+    site.write("repositories/second", "not a directory");
+    site.cluster().sql("INSERT INTO t SELECT generate_series(1001, 2000)");
+    site.pgbak("base-backup").exits(3);
+    site.pgbak("base-backup --repository first").succeeds();
+    site.pgbak("base-backup --copy-missing").exits(3).stdout_has("second: FAILED");
+
+    fs::remove_file(&second.path).unwrap();
+    fs::rename(&away, &second.path).unwrap();
+    let report = site.pgbak("base-backup --copy-missing --json").succeeds().json();
+    assert_eq!(report["copied"].as_array().map(Vec::len), Some(2), "{report}");
+    assert_eq!(first.backups(), second.backups());
+    for backup in first.backups() {
+        for file in fs::read_dir(first.backup(&backup)).unwrap().flatten() {
+            let copy = second.backup(&backup).join(file.file_name());
+            assert!(fs::read(file.path()).unwrap() == fs::read(&copy).unwrap(), "{}", copy.display());
+        }
+    }
+    let newest = first.backups().pop().unwrap();
+    let restored = ask_restored_by_hand(&site, second, &newest, "SELECT count(*) FROM t");
+    assert_eq!(restored, "2000");
+    site.pgbak("base-backup --copy-missing").succeeds().stdout_has("every repository has every backup");
+}
+
+#[test]
 fn an_interrupted_backup_leaves_nothing_behind() {
     let site = site!();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {

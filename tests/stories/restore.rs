@@ -553,6 +553,34 @@ fn recovery_stops_when_the_repository_vanishes_and_goes_on_when_it_is_back() {
 }
 
 #[test]
+fn an_archive_that_is_damaged_in_one_repository_comes_from_another() {
+    let site = site!(repositories(2));
+    let [first, second] = site.repositories() else { panic!("a site with two repositories") };
+    site.cluster().sql("CREATE TABLE t AS SELECT generate_series(1, 30000) AS id");
+    site.pgbak("base-backup").succeeds();
+    let backup = first.the_backup();
+    for (archive, place) in [("base.tar.zst", 2), ("pg_wal.tar.zst", 3)] {
+        first.alter(&first.backup(&backup).join(archive), |bytes| {
+            let middle = bytes.len() / place;
+            bytes[middle] ^= 0x10;
+        });
+    }
+    let refused = site.fresh("refused");
+    site.pgbak(&format!("restore -D {} --target-immediate --repository first", refused.display())).exits(1);
+
+    let directory = site.fresh("restored");
+    let arguments = format!("restore -D {} --target-immediate --target-action promote", directory.display());
+    site.pgbak(&arguments).succeeds().stderr_has("base.tar.zst").stderr_has("trying repository second");
+    let mut restored = site.restored_in(&directory);
+    restored.launch();
+    restored.wait_until_recovered();
+    assert_eq!(restored.sql("SELECT count(*) FROM t"), "30000");
+
+    second.remove(&second.backup(&backup).join("base.tar.zst"));
+    site.pgbak(&format!("restore -D {} --target-immediate", site.fresh("neither").display())).exits(1);
+}
+
+#[test]
 fn recovery_stops_at_damaged_wal_instead_of_promoting() {
     let site = site!(initdb("--wal-segsize=1"));
     let mut restored = much_to_recover(&site);

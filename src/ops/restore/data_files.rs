@@ -46,6 +46,8 @@ pub struct DataFiles<'a> {
     pub meter: Arc<Meter>,
     pub interrupt: Interrupt,
     pub expected: Expected,
+    /// What the archive being unpacked has brought of what was expected.
+    pub taken: Vec<(Vec<u8>, Facts)>,
     pub written: u64,
     /// 0700, or 0750 where the cluster allows its group to read.
     pub directory_mode: u32,
@@ -78,6 +80,11 @@ impl Expected {
 impl<'a> DataFiles<'a> {
     pub fn control_file(&self) -> PathBuf {
         self.places.data.join(CONTROL_FILE_UNTIL_LAST)
+    }
+
+    /// Expects once more what the last archive brought: it will be unpacked again.
+    pub fn expect_again(&mut self) {
+        self.expected.files.extend(self.taken.drain(..));
     }
 
     fn directory(&mut self, path: &Path, header: &EntryHeader) -> io::Result<()> {
@@ -149,6 +156,7 @@ impl Unpacking<'_, '_> {
                         &format!("{found} bytes, expected {expected} by its manifest"),
                     ));
                 }
+                self.files.taken.push((path.clone(), facts));
                 Some(facts)
             }
         };

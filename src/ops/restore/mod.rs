@@ -12,6 +12,7 @@ mod proof;
 mod recovery_settings;
 mod target;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,8 +27,9 @@ use self::proof::Proof;
 use self::target::Owner;
 use super::{Context, Error};
 use crate::pg::tablespace_map;
-use crate::pipe;
-use crate::repo::BackupReader;
+use crate::pipe::{self, Stopped, Workers};
+use crate::repo::layout::ArchiveContent;
+use crate::repo::{BackupReader, Check, Repository};
 
 #[derive(Debug)]
 pub struct Request {
@@ -105,6 +107,21 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// Why an archive could not be unpacked.
+struct Failure {
+    error: Error,
+    /// Whether another repository's copy may do better.
+    is_of_source: bool,
+}
+
+fn unrestorable(repository: &Repository, archive: &str, reason: impl std::fmt::Display) -> Error {
+    Error::Unrestorable {
+        repository: repository.name().to_owned(),
+        archive: archive.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
 struct Restore<'a> {
     context: &'a Context<'a>,
     request: &'a Request,
@@ -132,6 +149,7 @@ impl Restore<'_> {
             meter: Arc::clone(self.context.meter),
             interrupt: self.context.interrupt.clone(),
             expected: expected.map_err(|reason| self.unrestorable("backup_manifest", reason))?,
+            taken: Vec::new(),
             written: 0,
             directory_mode: 0o700,
         };
@@ -150,19 +168,8 @@ impl Restore<'_> {
     /// Unpacks every archive, and insists that everything the manifest names came out.
     fn unpack(&self, files: &mut DataFiles<'_>) -> Result<(), Error> {
         let workers = self.context.workers()?;
-        let reader = BackupReader::new(&self.proof.repository, &self.proof.backup);
-        for content in reader.contents() {
-            let key = reader.archive_key(content)?;
-            let archive = reader.open(content, &workers)?;
-            let mut unpacking = Unpacking { files, content };
-            pipe::unpack(archive, &mut unpacking).map_err(|error| {
-                // An interruption comes back through the same door.
-                self.context
-                    .interrupt
-                    .check()
-                    .err()
-                    .map_or_else(|| self.unrestorable(&key, error), Error::from)
-            })?;
+        for content in BackupReader::new(&self.proof.repository, &self.proof.backup).contents() {
+            self.unpack_from_any(files, content, &workers)?;
         }
         match files.expected.first_missing() {
             None => Ok(()),
@@ -172,12 +179,76 @@ impl Restore<'_> {
         }
     }
 
-    fn unrestorable(&self, archive: &str, reason: impl std::fmt::Display) -> Error {
-        Error::Unrestorable {
-            repository: self.proof.repository.name().to_owned(),
-            archive: archive.to_owned(),
-            reason: reason.to_string(),
+    /// Unpacks one archive; where that cannot be read or is damaged, from the next repository that has the backup.
+    fn unpack_from_any(
+        &self,
+        files: &mut DataFiles<'_>,
+        content: ArchiveContent,
+        workers: &Arc<Workers>,
+    ) -> Result<(), Error> {
+        let mut failed = match self.unpack_from(&self.proof.repository, files, content, workers) {
+            Err(Failure { error, is_of_source: true }) => error,
+            ended => return ended.map_err(|failure| failure.error),
+        };
+        for other in self.others()? {
+            tracing::warn!("{failed}; trying repository {}", other.name());
+            files.expect_again();
+            failed = match self.unpack_from(&other, files, content, workers) {
+                Err(Failure { error, is_of_source: true }) => error,
+                ended => return ended.map_err(|failure| failure.error),
+            };
         }
+        Err(failed)
+    }
+
+    fn unpack_from(
+        &self,
+        repository: &Repository,
+        files: &mut DataFiles<'_>,
+        content: ArchiveContent,
+        workers: &Arc<Workers>,
+    ) -> Result<(), Failure> {
+        let of_source = |error: crate::repo::Error| Failure { error: error.into(), is_of_source: true };
+        let reader = BackupReader::new(repository, &self.proof.backup);
+        let key = reader.archive_key(content).map_err(of_source)?;
+        // The manifest checks every byte of the data files; the WAL is not in it.
+        let check = match content {
+            ArchiveContent::Base | ArchiveContent::Tablespace(_) => Check::ByContent,
+            ArchiveContent::Wal => Check::ByDigest,
+        };
+        let archive = reader.open(content, check, workers).map_err(of_source)?;
+        files.taken.clear();
+        pipe::unpack(archive, &mut Unpacking { files, content }).map(drop).map_err(|stopped| {
+            // An interruption comes back through the same door.
+            if let Err(interrupted) = self.context.interrupt.check() {
+                return Failure { error: interrupted.into(), is_of_source: false };
+            }
+            let is_of_source = match &stopped {
+                Stopped::Archive(_) => true,
+                Stopped::Entry(error) | Stopped::Sink(error) => error.kind() == io::ErrorKind::InvalidData,
+            };
+            Failure { error: unrestorable(repository, &key, stopped), is_of_source }
+        })
+    }
+
+    /// The other repositories that have this very backup, by their own records.
+    fn others(&self) -> Result<Vec<Repository>, Error> {
+        let own = self.proof.repository.name();
+        let names: Vec<String> = self.request.repository.iter().cloned().collect();
+        let others = self.context.repositories(&names)?.into_iter().filter(|other| other.name() != own);
+        Ok(others
+            .filter(|other| match other.backup(self.proof.backup.name) {
+                Ok(found) => found.is_some_and(|found| found.files == self.proof.backup.files),
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    false
+                }
+            })
+            .collect())
+    }
+
+    fn unrestorable(&self, archive: &str, reason: impl std::fmt::Display) -> Error {
+        unrestorable(&self.proof.repository, archive, reason)
     }
 
     /// Links each tablespace to where it will be, before anything is written there: should this run die, the links
