@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pg", &[]),
     ("interrupt", &[]),
     ("meter", &[]),
-    ("storage", &[]),
+    ("storage", &["interrupt"]),
     ("pipe", &["interrupt", "meter"]),
     ("catalog", &["pg"]),
     ("plan", &["catalog", "pg"]),

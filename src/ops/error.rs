@@ -36,9 +36,6 @@ pub enum Error {
     #[error("there is no repository \"{name}\" in the configuration, only {}", known.join(", "))]
     UnknownRepository { name: String, known: Vec<String> },
 
-    #[error("repository {repository}: this version of pgbak reaches local repositories only")]
-    SshNotSupported { repository: String },
-
     #[error("another {command} is at work: {holder}")]
     Locked { command: &'static str, holder: String },
 
@@ -87,9 +84,6 @@ impl Error {
             Self::Server(error) => return error.hint(),
             Self::Connection(error) => return error.hint(),
             Self::Recovery(error) => return error.hint(),
-            Self::SshNotSupported { repository } => {
-                format!("Leave {repository} out with `--repository NAME`, or out of the configuration.")
-            }
             Self::Locked { .. } => "Wait for it to end; the lock goes with the process.".into(),
             Self::UnsoundStream { .. } => {
                 "Nothing was recorded. Run the backup again; if it fails again, check the server's disks."
@@ -135,10 +129,10 @@ impl Error {
             Self::Interrupted(interrupted) | Self::Server(server::Error::Interrupted(interrupted)) => {
                 128 + interrupted.signal as u8
             }
-            Self::Connection(_)
-            | Self::UnknownRepository { .. }
-            | Self::SshNotSupported { .. }
-            | Self::Usage { .. } => 2,
+            Self::Repository(repo::Error::Storage(error)) if error.interrupted().is_some() => {
+                error.interrupted().map_or(1, |interrupted| 128 + interrupted.signal as u8)
+            }
+            Self::Connection(_) | Self::UnknownRepository { .. } | Self::Usage { .. } => 2,
             Self::Locked { .. } => 4,
             _ => 1,
         }

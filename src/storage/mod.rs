@@ -12,9 +12,15 @@ use chrono::{DateTime, Utc};
 pub mod contract;
 mod local;
 mod memory;
+mod retry;
+mod sftp;
 
 pub use local::Local;
 pub use memory::Memory;
+pub use retry::{Patience, Retry};
+pub use sftp::{Durability, Secret, Sftp, SftpSettings};
+
+use crate::interrupt::Interrupted;
 
 /// The contract. Implementations may not weaken it; callers may not assume more.
 ///
@@ -135,6 +141,11 @@ impl Error {
     /// What the user can do about it: one or more full sentences.
     pub fn hint(&self) -> Option<String> {
         let Self { storage, .. } = self;
+        if let Some(failure) = self.source.downcast_ref::<sftp::Failure>()
+            && let Some(hint) = failure.hint(storage)
+        {
+            return Some(hint);
+        }
         Some(match (self.kind, self.verb) {
             (ErrorKind::Denied, "list" | "open" | "read") => {
                 format!(
@@ -154,6 +165,14 @@ impl Error {
             }
             _ => return None,
         })
+    }
+
+    /// The wish to stop, if it was that which ended the call.
+    pub fn interrupted(&self) -> Option<Interrupted> {
+        match self.source.downcast_ref() {
+            Some(sftp::Failure::Interrupted(interrupted)) => Some(*interrupted),
+            _ => None,
+        }
     }
 
     fn place(&self) -> String {

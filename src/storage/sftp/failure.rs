@@ -1,0 +1,120 @@
+//! Why something on the server failed, before it is known which object it was about.
+
+use super::super::{Error, ErrorKind, Storage};
+use super::Sftp;
+use super::packet::{Malformed, Reply, Status};
+use crate::interrupt::Interrupted;
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+
+    /// Another connection may do better.
+    #[error("{reason}")]
+    Lost { reason: String },
+
+    /// No repetition heals it.
+    #[error("{reason}")]
+    Refused { kind: ErrorKind, reason: String, hint: Option<String> },
+
+    /// What the server said, where nothing better is known.
+    #[error("the server says: {0}")]
+    Status(Status),
+
+    #[error("{reason}")]
+    Found { kind: ErrorKind, reason: String },
+}
+
+pub type Attempt<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    pub fn lost(reason: impl Into<String>) -> Self {
+        Self::Lost { reason: reason.into() }
+    }
+
+    pub fn found(kind: ErrorKind, reason: impl Into<String>) -> Self {
+        Self::Found { kind, reason: reason.into() }
+    }
+
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
+    pub fn is_status(&self, code: u32) -> bool {
+        matches!(self, Self::Status(status) if status.code == code)
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Interrupted(_) => ErrorKind::Other,
+            Self::Lost { .. } => ErrorKind::Transient,
+            Self::Refused { kind, .. } | Self::Found { kind, .. } => *kind,
+            Self::Status(status) => match status.code {
+                Status::NO_SUCH_FILE => ErrorKind::NotFound,
+                Status::PERMISSION_DENIED => ErrorKind::Denied,
+                _ => ErrorKind::Other,
+            },
+        }
+    }
+
+    /// Names the object.
+    pub fn of(self, verb: &'static str, key: &str, storage: &Sftp) -> Error {
+        Error::new(self.kind(), verb, key, storage as &dyn Storage, self)
+    }
+
+    /// What the user can do about it; `None` leaves it to what the kind of the error suggests.
+    pub fn hint(&self, storage: &str) -> Option<String> {
+        match self {
+            Self::Refused { hint, .. } => hint.clone(),
+            _ if self.kind() == ErrorKind::Denied => Some(format!(
+                "Check on the server that the account owns {storage} and all in it, and may write there."
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(malformed: Malformed) -> Self {
+        Self::found(ErrorKind::Other, malformed.to_string())
+    }
+}
+
+/// A reply of the kind that the request asks for; a status that is not that is a failure.
+pub trait Expect {
+    fn done(self) -> Attempt<()>;
+    fn handle(self) -> Attempt<Vec<u8>>;
+    fn attributes(self) -> Attempt<super::packet::Attributes>;
+}
+
+impl Expect for Reply {
+    fn done(self) -> Attempt<()> {
+        match self {
+            Reply::Status(status) if status.code == Status::OK => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn handle(self) -> Attempt<Vec<u8>> {
+        match self {
+            Reply::Handle(handle) => Ok(handle),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn attributes(self) -> Attempt<super::packet::Attributes> {
+        match self {
+            Reply::Attributes(attributes) => Ok(attributes),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// A status is the server's refusal, except OK, which is as wrong as any other kind of reply.
+pub fn unexpected(reply: Reply) -> Failure {
+    match reply {
+        Reply::Status(status) if status.code != Status::OK => Failure::Status(status),
+        _ => Malformed.into(),
+    }
+}
