@@ -69,7 +69,7 @@ fn a_key_that_is_refused_costs_the_remote_copy_and_names_the_key() {
     let (error, hint) = refused_backup(&pair);
     let said = format!("{error} {hint}");
     assert!(said.contains(&pair.sshd.key().display().to_string()), "{said}");
-    assert!(said.contains("authorized_keys"), "{said}");
+    assert!(said.contains("ssh-copy-id"), "{said}");
     pair.site.pgbak("wal-sync").exits(3).stderr_has("remote");
     let account = workload.finish(pair.site.cluster());
     pair.archive_a_segment();
