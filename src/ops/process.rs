@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -29,11 +30,33 @@ impl Context<'_> {
         Observer { holder: self.holder(), is_running: &is_running }
     }
 
+    /// Makes the state directory if it is missing, and refuses one that is not this user's alone: a lock in it could
+    /// be taken away, and a file in it be anybody's.
+    pub(super) fn make_state_directory(&self) -> Result<(), Error> {
+        let path = &self.state_directory;
+        make_private_directory(path)?;
+        let found = fs::symlink_metadata(path);
+        let found = found.map_err(|source| Error::Io { action: "look at", path: path.clone(), source })?;
+        let user = rustix::process::geteuid().as_raw();
+        let reason = match () {
+            () if !found.is_dir() => "is not a directory".to_owned(),
+            () if found.uid() != user => format!("belongs to user {}, not to {user}", found.uid()),
+            () if found.mode() & 0o022 != 0 => {
+                format!("can be written to by others (mode {:04o})", found.mode() & 0o7777)
+            }
+            () => return Ok(()),
+        };
+        Err(Error::Usage {
+            reason: format!("the state directory \"{}\" {reason}", path.display()),
+            hint: "Set PGBAK_STATE_DIRECTORY to a directory of this user's own.".to_owned(),
+        })
+    }
+
     /// Takes the lock of this name, or fails with who has it. Only one run of `command` works on one cluster.
     pub(super) fn lock(&self, command: &'static str, cluster: &str) -> Result<Lock, Error> {
         let path = self.state_directory.join(format!("{command}-{cluster}.lock"));
         let io = |source| Error::Io { action: "open the lock file", path: path.clone(), source };
-        make_private_directory(&self.state_directory)?;
+        self.make_state_directory()?;
         let mut file = private_file(&path).map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}

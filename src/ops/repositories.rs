@@ -32,14 +32,13 @@ impl Context<'_> {
     }
 
     fn open(&self, repository: &config::Repository, patience: Patience) -> Result<Repository, Error> {
+        let name = &repository.name;
         match &repository.place {
-            Place::Local(path) => {
-                Ok(Repository::new(&repository.name, Arc::new(Local::new(path)), Distance::Near))
-            }
+            Place::Local(path) => Ok(Repository::new(name, Arc::new(Local::new(path)), Distance::Near)),
             Place::Ssh(place) => {
-                let sftp = Sftp::new(self.ssh_settings(&repository.name, place)?, self.interrupt.clone());
+                let sftp = Sftp::new(self.ssh_settings(name, place)?, self.interrupt.clone());
                 let patient = Retry::new(Arc::new(sftp), patience, self.interrupt.clone());
-                Ok(Repository::new(&repository.name, Arc::new(patient), Distance::Far))
+                Ok(Repository::new(name, Arc::new(patient), Distance::Far))
             }
         }
     }

@@ -61,7 +61,9 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Outcome, Error> {
     let (destination, cluster) = context.calling_cluster(&request.destination)?;
     let fetch = Fetch::new(context, &request.name, &request.repositories, cluster)?;
     let ahead = Ahead::of(context, fetch.system);
-    if ahead.take(&fetch.name, &destination) || fetch.to(&destination)? {
+    // A state directory that others can write to is no place to take WAL from.
+    let is_ready = context.make_state_directory().is_ok() && ahead.take(&fetch.name, &destination);
+    if is_ready || fetch.to(&destination)? {
         if request.fetch_ahead {
             ahead.start(context, request, &fetch);
         }
@@ -84,8 +86,8 @@ pub fn run_ahead(
         system.parse().map_err(|_| unknown_cluster(name, "the system identifier is not a number"))?;
     let mut fetch = Fetch::new(context, name, repositories, Some(system))?;
     let ahead = Ahead::of(context, system);
-    make_private_directory(&ahead.directory)?;
     let _lock = context.lock("wal-fetch", &system.to_string())?;
+    make_private_directory(&ahead.directory)?;
     let Some(size) = fetch.repositories[0].segment_size_in(system, &fetch.name)? else { return Ok(()) };
     let Some(mut segment) = fetch.name.segment(size) else { return Ok(()) };
     ahead.keep_only_after(&fetch.name);
