@@ -15,4 +15,5 @@ mod stories {
     mod restore;
     mod ssh;
     mod status;
+    mod wal_sync;
 }

@@ -54,7 +54,7 @@ pub struct WalStatus {
     pub last_stored_at: DateTime<Utc>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// For scripts: `repository-unreadable`, `backup-damaged`, `no-backup`, `backup-too-old`, `wal-gap` …
     pub code: &'static str,

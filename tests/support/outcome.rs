@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,11 @@ impl Running {
 
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_some()
+    }
+
+    /// Where its standard output goes.
+    pub fn stdout(&self) -> &Path {
+        &self.stdout
     }
 
     pub fn stderr_so_far(&self) -> String {
