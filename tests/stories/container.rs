@@ -32,7 +32,7 @@ fn variables_alone_bring_backups_and_wal_to_both_places_and_back() {
     let address = Ipv4Addr::new(127, 22, low, high.max(1));
     let identity = Identity::ordinary();
     let server = Sshd::with(&identity, SshAccount::Shell).on_port_22_of(address);
-    let Some(mut sshd) = server.start() else { return };
+    let Some(sshd) = server.start() else { return };
     let mut site = site!(initdb("--wal-segsize=1"), without_archiving());
     let archive = site.make_directory("archive");
     let command = format!("test ! -f {0}/%f && cp %p {0}/%f", archive.display());
@@ -95,7 +95,7 @@ fn variables_alone_bring_backups_and_wal_to_both_places_and_back() {
     call(&site, &variables, "status").run().stdout_has("remote");
     let proof = site.make_directory("proof-of-the-container");
     [&local, &remote].iter().for_each(|repository| repository.prove_all(&proof));
-    sshd.stop();
+    sshd.refuse_keys();
     let outcome = call(&site, &variables, "base-backup").run().exits(3);
     assert!(outcome.stderr.contains("remote") || outcome.stdout.contains("remote"), "{outcome}");
     assert_eq!((local.backups().len(), remote.backups().len()), (2, 1));

@@ -69,7 +69,7 @@ fn a_key_that_is_refused_costs_the_remote_copy_and_names_the_key() {
     let (error, hint) = refused_backup(&pair);
     let said = format!("{error} {hint}");
     assert!(said.contains(&pair.sshd.key().display().to_string()), "{said}");
-    assert!(said.contains("authorized_keys"), "{said}");
+    assert!(said.contains("ssh-copy-id"), "{said}");
     pair.site.pgbak("wal-sync").exits(3).stderr_has("remote");
     let account = workload.finish(pair.site.cluster());
     pair.archive_a_segment();
@@ -100,13 +100,14 @@ fn a_remote_directory_that_is_read_only_or_missing_is_told_apart() {
     assert_eq!(pair.remote().files(), [] as [&Path; 0]);
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
 
-    let away = pair.site.path("remote-away");
-    fs::rename(&directory, &away).unwrap();
+    let mount_point = pair.sshd.local_path();
+    let away = mount_point.with_extension("unmounted");
+    fs::rename(&mount_point, &away).unwrap();
     let (_, hint) = refused_backup(&pair);
     assert!(hint.contains("missing"), "{hint}");
     pair.site.pgbak("wal-sync").exits(3).stderr_has("remote");
-    assert!(!directory.exists(), "an unmounted disk is not made up for");
-    fs::rename(&away, &directory).unwrap();
+    assert!(!mount_point.exists(), "a disk that is not mounted is not made up for");
+    fs::rename(&away, &mount_point).unwrap();
 
     let account = workload.finish(pair.site.cluster());
     pair.archive_a_segment();

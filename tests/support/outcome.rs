@@ -128,7 +128,7 @@ impl Running {
         let by_signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
         let text = |path| String::from_utf8_lossy(&fs::read(path).expect("its output is kept")).into_owned();
         Outcome {
-            arguments: std::mem::take(&mut self.arguments),
+            arguments: self.arguments.clone(),
             code: status.code().or(by_signal).expect("it exited or a signal ended it"),
             stdout: text(&self.stdout),
             stderr: text(&self.stderr),
@@ -142,5 +142,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---\n$ pgbak {}\n{}[killed]", self.arguments, self.stderr_so_far());
+        }
     }
 }

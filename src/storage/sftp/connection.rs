@@ -135,7 +135,8 @@ impl Connection {
             write_bytes_max: AtomicUsize::new(DATA_BYTES_USUAL),
             busy_bytes: AtomicU64::new(0),
         });
-        let driver = Driver::new(established, receiver, Arc::clone(&wake), Arc::clone(&shared)).map_err(lost)?;
+        let driver =
+            Driver::new(established, receiver, Arc::clone(&wake), Arc::clone(&shared)).map_err(lost)?;
         let thread = std::thread::Builder::new().name("sftp".into());
         thread.spawn(move || driver.run()).map_err(lost)?;
         Ok(Arc::new(Self { queue: Some(sender), wake, shared }))

@@ -24,7 +24,9 @@ pub fn dial(host: &str, port: u16, waiting: &Waiting) -> Attempt<TcpStream> {
     for address in addresses(host, port)? {
         match connect(address, &mut waiting.at_most(CONNECT)) {
             Ok(socket) => return Ok(socket),
-            Err(Failure::Lost { reason }) => failure = Failure::lost(format!("connecting to {address}: {reason}")),
+            Err(Failure::Lost { reason }) => {
+                failure = Failure::lost(format!("connecting to {address}: {reason}"))
+            }
             Err(other) => return Err(other),
         }
     }
@@ -35,11 +37,15 @@ fn addresses(host: &str, port: u16) -> Attempt<Vec<SocketAddr>> {
     match (host, port).to_socket_addrs() {
         Ok(addresses) => Ok(addresses.collect()),
         // The library gives the resolver's words only.
-        Err(error) if error.to_string().contains("Temporary failure") => Err(Failure::lost(error.to_string())),
+        Err(error) if error.to_string().contains("Temporary failure") => {
+            Err(Failure::lost(error.to_string()))
+        }
         Err(error) => Err(Failure::Refused {
             kind: ErrorKind::Other,
             reason: error.to_string(),
-            hint: Some("Check the host's name in the repository's `url`; `~/.ssh/config` is not read.".into()),
+            hint: Some(
+                "Check the host's name in the repository's `url`; `~/.ssh/config` is not read.".into(),
+            ),
         }),
     }
 }

@@ -411,8 +411,7 @@ mod tests {
 
     #[test]
     fn a_request_is_sent_head_first_and_then_its_data() {
-        let mut sending =
-            Sending { head: b"head".to_vec(), data: Some(Arc::new(b"data".to_vec())), sent: 0 };
+        let mut sending = Sending { head: b"head".to_vec(), data: Some(Arc::new(b"data".to_vec())), sent: 0 };
         let mut sent = Vec::new();
         while !sending.rest().is_empty() {
             sent.push(sending.rest()[0]);

@@ -67,9 +67,9 @@ impl Failure {
     pub fn hint(&self, storage: &str) -> Option<String> {
         match self {
             Self::Refused { hint, .. } => hint.clone(),
-            _ if self.kind() == ErrorKind::Denied => {
-                Some(format!("Check on the server that the account owns {storage} and all in it, and may write there."))
-            }
+            _ if self.kind() == ErrorKind::Denied => Some(format!(
+                "Check on the server that the account owns {storage} and all in it, and may write there."
+            )),
             _ => None,
         }
     }

@@ -149,7 +149,10 @@ mod tests {
                 assert_eq!(error.hint().unwrap(), format!("Run `chmod 600 {}`.", path.display()));
             }
         }
-        assert!(matches!(PrivateKey::read(&scratch.path().join("gone")), Err(KeyFileError::Unreadable { .. })));
+        assert!(matches!(
+            PrivateKey::read(&scratch.path().join("gone")),
+            Err(KeyFileError::Unreadable { .. })
+        ));
     }
 
     proptest! {

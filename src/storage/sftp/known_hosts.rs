@@ -187,7 +187,11 @@ mod tests {
         assert_eq!(verdict(&file, "far", 2222), Verdict::Known);
         assert_eq!(verdict(&file, "far", 22), Verdict::Unknown);
         assert_eq!(verdict(&file, "nowhere", 22), Verdict::Unknown);
-        assert_eq!(verdict(&file, "host", 2222), Verdict::Known, "a line without port vouches for every port");
+        assert_eq!(
+            verdict(&file, "host", 2222),
+            Verdict::Known,
+            "a line without port vouches for every port"
+        );
         let changed = format!("host ssh-ed25519 {B}\n");
         assert_eq!(verdict(&changed, "host", 22), Verdict::Changed);
         assert_eq!(verdict(&changed, "host", 2222), Verdict::Unknown, "but speaks against none");

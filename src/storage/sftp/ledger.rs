@@ -176,7 +176,11 @@ mod tests {
         ledger.acknowledged(10);
         ledger.acknowledged(30);
         ledger.synced(1, 7);
-        assert_eq!(offsets(&ledger.unproven()), [30], "it was under way on the other lane when the sync was sent");
+        assert_eq!(
+            offsets(&ledger.unproven()),
+            [30],
+            "it was under way on the other lane when the sync was sent"
+        );
         ledger.sync_begins(2, 8);
         ledger.synced(2, 8);
         assert!(ledger.is_empty());

@@ -523,8 +523,12 @@ mod tests {
 
     #[test]
     fn extensions_are_known_by_name() {
-        let version =
-            Packet::new(kind::VERSION).u32(3).string(b"fsync@openssh.com").string(b"1").string(b"x").string(b"");
+        let version = Packet::new(kind::VERSION)
+            .u32(3)
+            .string(b"fsync@openssh.com")
+            .string(b"1")
+            .string(b"x")
+            .string(b"");
         let extensions = parse_version(&version.0[4..]).unwrap();
         assert!(extensions.has("fsync@openssh.com") && extensions.has("x") && !extensions.has("y"));
         assert_eq!(parse_version(b"Welcome to this server"), Err(Malformed));
@@ -535,10 +539,19 @@ mod tests {
     #[test]
     fn each_reply_gives_what_it_holds() {
         let attributes = |packet: Packet| {
-            packet.u32(0x8000_000F).u64(5).u32(1).u32(1).u32(0o100_600).u32(8).u32(9).u32(1).string(b"a").string(b"b")
+            packet
+                .u32(0x8000_000F)
+                .u64(5)
+                .u32(1)
+                .u32(1)
+                .u32(0o100_600)
+                .u32(8)
+                .u32(9)
+                .u32(1)
+                .string(b"a")
+                .string(b"b")
         };
-        let expected =
-            Attributes { size_bytes: Some(5), permissions: Some(0o100_600), modified_at: Some(9) };
+        let expected = Attributes { size_bytes: Some(5), permissions: Some(0o100_600), modified_at: Some(9) };
         let found = parse(attributes(reply(kind::ATTRS)));
         assert_eq!(found, Ok((7, Reply::Attributes(expected))));
         assert_eq!(expected.file_type(), Some(FileType::Regular));
@@ -547,7 +560,9 @@ mod tests {
         let name = Name { name: b"n".to_vec(), attributes: expected };
         assert_eq!(parse(names), Ok((7, Reply::Names(vec![name]))));
 
-        let (_, Reply::Data(data)) = parse(reply(kind::DATA).string(b"bytes").u32(1)).unwrap() else { panic!() };
+        let (_, Reply::Data(data)) = parse(reply(kind::DATA).string(b"bytes").u32(1)).unwrap() else {
+            panic!()
+        };
         assert_eq!(data.bytes(), b"bytes");
         let status = Status { code: 4, message: "Failure".into() };
         let found = parse(reply(kind::STATUS).u32(4).string(b"Fail\x1Bure").string(b"en"));
@@ -560,8 +575,7 @@ mod tests {
     fn a_file_system_says_how_much_is_free() {
         let values = [4096, 1024, 100, 60, 50, 10, 9, 8, 0, 1, 255];
         let packet = values.iter().fold(Packet(Vec::new()), |packet, &value| packet.u64(value));
-        let expected =
-            FileSystem { available_bytes: 50 << 10, available_files: Some(8), is_read_only: true };
+        let expected = FileSystem { available_bytes: 50 << 10, available_files: Some(8), is_read_only: true };
         assert_eq!(FileSystem::parse(&packet.0), Ok(expected));
         assert_eq!(FileSystem::parse(&packet.0[1..]), Err(Malformed));
     }

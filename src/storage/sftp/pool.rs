@@ -63,7 +63,8 @@ impl Pool {
 
     /// One that is not among `taken`, which are all good: to have less is no failure.
     pub fn another(&self, taken: &[Arc<Connection>], waiting: &Waiting) -> Option<Arc<Connection>> {
-        let is_taken = |connection: &Arc<Connection>| taken.iter().any(|other| Arc::ptr_eq(other, connection));
+        let is_taken =
+            |connection: &Arc<Connection>| taken.iter().any(|other| Arc::ptr_eq(other, connection));
         if let Some(free) = self.alive().into_iter().find(|connection| !is_taken(connection)) {
             return Some(free);
         }

@@ -49,7 +49,8 @@ impl SftpUpload {
     }
 
     fn publishing_connection(&mut self, waiting: &Waiting) -> Attempt<Arc<Connection>> {
-        if let Some(connection) = self.written.connection.as_ref().filter(|connection| !connection.is_lost()) {
+        if let Some(connection) = self.written.connection.as_ref().filter(|connection| !connection.is_lost())
+        {
             return Ok(Arc::clone(connection));
         }
         let connection = self.storage.durable_connection(waiting)?;
@@ -77,7 +78,8 @@ impl SftpUpload {
         };
         if !was_sure {
             // Perhaps the earlier one was carried out: look again.
-            let may_be_done = [Status::FAILURE, Status::NO_SUCH_FILE].iter().any(|code| failure.is_status(*code));
+            let may_be_done =
+                [Status::FAILURE, Status::NO_SUCH_FILE].iter().any(|code| failure.is_status(*code));
             return if may_be_done { Ok(false) } else { Err(failure) };
         }
         self.stage = Stage::Written;

@@ -177,9 +177,8 @@ impl Login<'_> {
 
     fn open_subsystem(&mut self) -> Attempt<Channel> {
         let lost = |error: ssh2::Error| Failure::lost(format!("opening a channel: {}", error.message()));
-        let opened = self.drive(|session| {
-            session.channel_open("session", RECEIVE_WINDOW_BYTES, SSH_PACKET_BYTES, None)
-        })?;
+        let opened = self
+            .drive(|session| session.channel_open("session", RECEIVE_WINDOW_BYTES, SSH_PACKET_BYTES, None))?;
         let mut channel = opened.map_err(lost)?;
         self.drive(|_| channel.subsystem("sftp"))?.map_err(|error| match number(&error) {
             code::CHANNEL_REQUEST_DENIED => self.without_sftp("the server offers no SFTP"),
@@ -305,7 +304,12 @@ impl Login<'_> {
         let (user, passphrase) = (self.settings.user.clone(), self.settings.passphrase.clone());
         let passphrase = passphrase.filter(|_| key.is_encrypted);
         let outcome = self.drive(|session| {
-            session.userauth_pubkey_memory(&user, None, &key.pem, passphrase.as_ref().map(|secret| secret.reveal()))
+            session.userauth_pubkey_memory(
+                &user,
+                None,
+                &key.pem,
+                passphrase.as_ref().map(|secret| secret.reveal()),
+            )
         })?;
         tried.push(format!("the key {}", path.display()));
         self.judge(outcome, tried.len(), |login, error| match key.is_encrypted {

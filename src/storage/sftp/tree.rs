@@ -118,7 +118,8 @@ impl Sftp {
     /// meanwhile either keeps the directory by its unfinished file or makes it again.
     pub(super) fn remove_empty(&self, connection: &Connection, directory: &str, waiting: &Waiting) {
         let root = self.root();
-        let directories: Vec<_> = up_to_root(directory, root).filter(|directory| *directory != root).collect();
+        let directories: Vec<_> =
+            up_to_root(directory, root).filter(|directory| *directory != root).collect();
         let forget = || {
             let mut durable = self.durable();
             durable.retain(|known| !directories.contains(&known.as_str()));
@@ -147,10 +148,12 @@ impl Sftp {
             Some(disk) if disk.is_read_only => {
                 Failure::found(ErrorKind::Denied, "the file system on the server is read-only")
             }
-            Some(disk) if disk.available_bytes <= needed_bytes || disk.available_files == Some(0) => Failure::found(
-                ErrorKind::NoSpace,
-                format!("the disk on the server is full ({} bytes are free)", disk.available_bytes),
-            ),
+            Some(disk) if disk.available_bytes <= needed_bytes || disk.available_files == Some(0) => {
+                Failure::found(
+                    ErrorKind::NoSpace,
+                    format!("the disk on the server is full ({} bytes are free)", disk.available_bytes),
+                )
+            }
             _ => failure,
         }
     }

@@ -500,12 +500,7 @@ impl Sftp {
 }
 
 /// Makes a new file, and the directories above it as they are found missing.
-fn create_file(
-    storage: &Sftp,
-    connection: &Connection,
-    path: &str,
-    waiting: &Waiting,
-) -> Attempt<Vec<u8>> {
+fn create_file(storage: &Sftp, connection: &Connection, path: &str, waiting: &Waiting) -> Attempt<Vec<u8>> {
     let create = Request::Open { path, mode: Mode::CreateNew };
     for _ in 0..ATTEMPTS {
         match connection.handle(create, waiting) {
