@@ -9,7 +9,7 @@ use super::*;
 use crate::catalog::backup::{BackupKind, BackupSource};
 use crate::catalog::{BackupInfo, BackupName};
 use crate::pg::{Lsn, SegmentSize, ServerVersion, Timeline};
-use crate::repo::layout;
+use crate::repo::{Distance, layout};
 use crate::storage::{self, Entry, Memory, Storage, Upload};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,7 +116,8 @@ impl Stage {
 
     fn try_round(&self) -> Result<Report, Error> {
         let workers = Arc::new(Workers::new(2).unwrap());
-        let repository = |place: &Observed| Repository::new(place.name, Arc::new(place.clone()));
+        let repository =
+            |place: &Observed| Repository::new(place.name, Arc::new(place.clone()), Distance::Near);
         let repositories: Vec<Repository> = self.places.iter().map(repository).collect();
         let places = repositories.iter().map(Repository::place).collect();
         let job = Job {
