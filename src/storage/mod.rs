@@ -169,10 +169,7 @@ impl Error {
 
     /// The wish to stop, if it was that which ended the call.
     pub fn interrupted(&self) -> Option<Interrupted> {
-        match self.source.downcast_ref() {
-            Some(sftp::Failure::Interrupted(interrupted)) => Some(*interrupted),
-            _ => None,
-        }
+        self.source.downcast_ref().copied()
     }
 
     fn place(&self) -> String {

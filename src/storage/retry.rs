@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Entry, Error, ErrorKind, Result, Storage, Upload};
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Interrupted};
 
 /// The longest sleep in one piece, so that an interrupt is noticed soon.
 const SLICE: Duration = Duration::from_millis(100);
@@ -84,13 +84,13 @@ impl Policy {
             let Some(pause) = pauses.next() else { return Err(error) };
             let pause = shorten(pause);
             tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f32());
-            if self.sleep(pause).is_err() {
-                return Err(error);
+            if let Err(interrupted) = self.sleep(pause) {
+                return Err(Error { kind: ErrorKind::Other, source: interrupted.into(), ..error });
             }
         }
     }
 
-    fn sleep(&self, pause: Duration) -> std::result::Result<(), crate::interrupt::Interrupted> {
+    fn sleep(&self, pause: Duration) -> std::result::Result<(), Interrupted> {
         let mut left = pause;
         while !left.is_zero() {
             self.interrupt.check()?;
@@ -175,5 +175,194 @@ impl Write for RetryUpload {
 impl Upload for RetryUpload {
     fn commit(&mut self) -> Result<()> {
         self.storage.policy.repeat(|| self.inner.commit())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use proptest::prelude::*;
+
+    use super::super::{Memory, contract};
+    use super::*;
+
+    const QUICK: Patience = Patience {
+        first_pause: Duration::from_nanos(1),
+        longest_pause: Duration::from_nanos(1),
+        pauses_total: Duration::from_nanos(20),
+    };
+
+    /// Fails calls by a script: `Some` is how, `None` lets the call through. Behind its end, all go through.
+    #[derive(Clone)]
+    struct Flaky {
+        inner: Memory,
+        script: Arc<Mutex<Vec<Option<ErrorKind>>>>,
+    }
+
+    impl Flaky {
+        fn new(script: impl IntoIterator<Item = Option<ErrorKind>>) -> Self {
+            let mut script: Vec<_> = script.into_iter().collect();
+            script.reverse();
+            Self { inner: Memory::default(), script: Arc::new(Mutex::new(script)) }
+        }
+
+        fn call<T>(&self, verb: &'static str, key: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+            match self.script.lock().unwrap().pop().flatten() {
+                Some(kind) => Err(Error::new(kind, verb, key, self, "on purpose")),
+                None => call(),
+            }
+        }
+
+        fn calls_left(&self) -> usize {
+            self.script.lock().unwrap().len()
+        }
+    }
+
+    impl Storage for Flaky {
+        fn list(&self, directory: &str) -> Result<Vec<Entry>> {
+            self.call("list", directory, || self.inner.list(directory))
+        }
+
+        fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
+            let inner = self.call("open", key, || self.inner.open(key))?;
+            Ok(Box::new(FlakyRead { inner, storage: self.clone() }))
+        }
+
+        fn create(&self, key: &str) -> Result<Box<dyn Upload>> {
+            let inner = self.call("create", key, || self.inner.create(key))?;
+            Ok(Box::new(FlakyUpload { inner, storage: self.clone() }))
+        }
+
+        fn delete(&self, key: &str) -> Result<()> {
+            self.call("delete", key, || self.inner.delete(key))
+        }
+    }
+
+    impl fmt::Display for Flaky {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.inner.fmt(f)
+        }
+    }
+
+    struct FlakyRead {
+        inner: Box<dyn Read + Send>,
+        storage: Flaky,
+    }
+
+    impl Read for FlakyRead {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            // Few bytes at a time, so that failures fall between them.
+            let count = buffer.len().min(7);
+            self.storage.call("read", "x", || Ok(()))?;
+            self.inner.read(&mut buffer[..count])
+        }
+    }
+
+    struct FlakyUpload {
+        inner: Box<dyn Upload>,
+        storage: Flaky,
+    }
+
+    impl Write for FlakyUpload {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.storage.call("write", "x", || Ok(()))?;
+            self.inner.write(&bytes[..bytes.len().min(7)])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.storage.call("write", "x", || Ok(()))?;
+            self.inner.flush()
+        }
+    }
+
+    impl Upload for FlakyUpload {
+        fn commit(&mut self) -> Result<()> {
+            self.storage.call("commit", "x", || Ok(()))?;
+            self.inner.commit()
+        }
+    }
+
+    fn retry(flaky: &Flaky, patience: Patience) -> Retry {
+        Retry::new(Arc::new(flaky.clone()), patience, Interrupt::default())
+    }
+
+    #[test]
+    fn it_keeps_the_contract_of_what_is_behind_it() {
+        contract::check(&retry(&Flaky::new([]), QUICK));
+        let transient = Some(ErrorKind::Transient);
+        let often = (0..20_000).map(|i| if i % 3 == 0 { transient } else { None });
+        contract::check(&retry(&Flaky::new(often), QUICK));
+    }
+
+    #[test]
+    fn only_transient_failures_are_repeated() {
+        use ErrorKind::{AlreadyExists, Denied, NoSpace, NotFound, Other};
+        for kind in [NotFound, AlreadyExists, Denied, NoSpace, Other] {
+            let flaky = Flaky::new([Some(kind), Some(kind)]);
+            assert_eq!(retry(&flaky, QUICK).list("").unwrap_err().kind, kind);
+            assert_eq!(flaky.calls_left(), 1);
+        }
+    }
+
+    #[test]
+    fn patience_ends_with_the_failure_itself_and_begins_anew_with_the_next_call() {
+        let flaky = Flaky::new([Some(ErrorKind::Transient); 42]);
+        let storage = retry(&flaky, QUICK);
+        let error = storage.delete("x").unwrap_err();
+        assert_eq!((error.kind, error.verb), (ErrorKind::Transient, "delete"));
+        assert_eq!(flaky.calls_left(), 42 - 21, "one call and twenty repetitions");
+        assert!(storage.delete("x").is_err());
+        storage.delete("x").unwrap();
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_longest_and_no_further_than_the_total() {
+        let seconds: Vec<_> = Patience::USUAL.pauses().map(|pause| pause.as_secs_f32()).collect();
+        assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0, 15.0, 15.0, 14.5]);
+        assert!(Patience::SHORT.pauses().sum::<Duration>() == Duration::from_secs(3));
+        for pause in Patience::USUAL.pauses() {
+            assert!((pause.mul_f32(0.74)..=pause).contains(&shorten(pause)));
+        }
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_longest_pause() {
+        let interrupt = Interrupt::default();
+        let hours = Patience {
+            first_pause: Duration::from_secs(3600),
+            longest_pause: Duration::from_secs(3600),
+            pauses_total: Duration::from_secs(7200),
+        };
+        let storage =
+            Retry::new(Arc::new(Flaky::new([Some(ErrorKind::Transient)])), hours, interrupt.clone());
+        thread::scope(|threads| {
+            let call = threads.spawn(|| storage.list(""));
+            interrupt.cell().store(2, Ordering::Relaxed);
+            let error = call.join().unwrap().unwrap_err();
+            assert_eq!(error.interrupted().map(|interrupted| interrupted.signal), Some(2), "{error}");
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn the_bytes_that_arrive_are_the_bytes_sent_whatever_fails_in_between(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            fails in prop::collection::vec(any::<bool>(), 0..300),
+        ) {
+            let script = fails.iter().map(|fails| fails.then_some(ErrorKind::Transient));
+            let flaky = Flaky::new(script);
+            let patient = Patience { pauses_total: Duration::from_nanos(400), ..QUICK };
+            let storage = retry(&flaky, patient);
+            let mut upload = storage.create("x").unwrap();
+            upload.write_all(&bytes).unwrap();
+            upload.flush().unwrap();
+            upload.commit().unwrap();
+            let mut found = Vec::new();
+            storage.open("x").unwrap().read_to_end(&mut found).unwrap();
+            prop_assert_eq!(found, bytes);
+            prop_assert_eq!(storage.list("").unwrap().len(), 1);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Why something on the server failed, before it is known which object it was about.
 
-use super::super::{Error, ErrorKind, Storage};
+use super::super::{Error, ErrorKind};
 use super::Sftp;
 use super::packet::{Malformed, Reply, Status};
 use crate::interrupt::Interrupted;
@@ -60,7 +60,11 @@ impl Failure {
 
     /// Names the object.
     pub fn of(self, verb: &'static str, key: &str, storage: &Sftp) -> Error {
-        Error::new(self.kind(), verb, key, storage as &dyn Storage, self)
+        let kind = self.kind();
+        match self {
+            Self::Interrupted(interrupted) => Error::new(kind, verb, key, storage, interrupted),
+            failure => Error::new(kind, verb, key, storage, failure),
+        }
     }
 
     /// What the user can do about it; `None` leaves it to what the kind of the error suggests.

@@ -254,7 +254,8 @@ mod tests {
         #[test]
         fn a_star_matches_whatever_stands_in_its_place(before in "[ab]{0,4}", middle in "[ab]{0,4}", after in "[ab]{0,4}") {
             let name = format!("{before}{middle}{after}");
-            prop_assert!(matches_wildcards(&[&before, "*", &after].concat(), &name));
+            let pattern = format!("{before}*{after}");
+            prop_assert!(matches_wildcards(&pattern, &name));
         }
     }
 }
