@@ -21,6 +21,7 @@ use crate::pg::{SystemIdentifier, WalFileName};
 use crate::pipe::Workers;
 use crate::repo::Repository;
 use crate::repo::wal::Missing;
+use crate::storage::Patience;
 
 /// How many segments are kept ready, and at most how many bytes of them.
 const AHEAD_SEGMENTS: u64 = 8;
@@ -116,7 +117,8 @@ impl<'a> Fetch<'a> {
         let parsed = WalFileName::parse(name);
         let name =
             parsed.map_err(|error| Error::WrongWalName { name: name.into(), reason: error.to_string() })?;
-        let repositories = context.repositories(repositories)?;
+        // PostgreSQL waits: the next repository is asked soon, and a restarted server asks again.
+        let repositories = context.repositories_with(repositories, Patience::SHORT)?;
         let system = match cluster {
             Some(system) => system,
             None => wal_file::only_system(&name, &repositories)?,

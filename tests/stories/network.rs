@@ -33,7 +33,7 @@ fn a_backup_and_all_wal_are_in_both_places_and_each_restores_alone() {
     let account = under_load!(pair, pair.site.pgbak("base-backup").succeeds());
     pair.site.pgbak("wal-sync").succeeds();
     assert_eq!(pair.local().backups(), pair.remote().backups());
-    assert_eq!(pair.local().archived(), pair.remote().archived());
+    pair.assert_both_have_the_wal();
     pair.assert_nothing_is_half();
     pair.assert_both_restore(&account);
     let before = (pair.local().files(), pair.remote().files());
@@ -60,8 +60,10 @@ fn a_server_that_dies_and_comes_back_costs_nothing() {
 #[test]
 fn a_link_that_is_cut_after_every_so_many_bytes_goes_unnoticed() {
     let mut pair = pair!(Chrooted);
+    // So slow that acknowledgements come back before the next cut.
+    pair.proxy.throttle(5_000_000);
     let account = under_load!(pair, {
-        for (after_bytes, ending) in [(1_000_001, Ending::Close), (300_007, Ending::Reset)] {
+        for (after_bytes, ending) in [(2_000_003, Ending::Close), (1_000_001, Ending::Reset)] {
             pair.proxy.cut_every(after_bytes, ending);
             let cuts = pair.proxy.cuts();
             pair.site.pgbak("base-backup").succeeds();
@@ -74,7 +76,7 @@ fn a_link_that_is_cut_after_every_so_many_bytes_goes_unnoticed() {
         let cuts = pair.proxy.cuts();
         pair.site.pgbak("wal-sync").succeeds();
         assert!(pair.proxy.cuts() > cuts, "nothing was cut after {after_bytes}");
-        assert_eq!(pair.local().archived(), pair.remote().archived());
+        pair.assert_both_have_the_wal();
         pair.assert_nothing_is_half();
         (0..3).for_each(|_| drop(pair.archive_a_segment()));
     }
@@ -109,13 +111,22 @@ fn a_link_on_which_nothing_gets_through_is_given_up_when_asked_to() {
 fn silence_is_waited_for_no_longer_than_it_takes_to_call_again() {
     let mut pair = pair!(Chrooted);
     let account = under_load!(pair, ());
-    let running =
-        pair.stop_in_the_middle("base-backup --json", 1_000_000).expect("it uploads more than that");
-    wait_until("the local copy to be there", || pair.local().backups().len() == 1);
-    pair.proxy.strand();
-    pair.proxy.heal();
-    let outcome = running.finish().succeeds().stderr_has("trying again");
-    pair.assert_report_is_true(&outcome);
+    // During the login, and in the middle.
+    for bytes in [1_500, 1_000_000] {
+        let running = pair.stop_in_the_middle("base-backup --json", bytes);
+        let mut running = running.expect("it uploads more than that");
+        if bytes < 10_000 {
+            pair.proxy.strand();
+        } else {
+            let all = pair.local().backups().len() + 1;
+            wait_until("the local copy to be there", || pair.local().backups().len() == all);
+            assert!(!running.has_ended());
+        }
+        pair.proxy.heal();
+        let outcome = running.finish().succeeds();
+        assert_eq!(outcome.stderr.contains("trying again"), bytes < 10_000, "{outcome}");
+        pair.assert_report_is_true(&outcome);
+    }
 
     let running = pair.stop_in_the_middle("wal-sync", 30_000).expect("it uploads more than that");
     running.signal(Signal::TERM);
