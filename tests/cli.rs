@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 
-const COMMANDS: [&str; 5] = ["base-backup", "restore", "status", "wal-push", "wal-fetch"];
+const COMMANDS: [&str; 6] = ["base-backup", "wal-sync", "restore", "status", "wal-push", "wal-fetch"];
 
 /// Central European time, spelt out so that no time zone files are needed.
 const BERLIN: &str = "CET-1CEST,M3.5.0,M10.5.0/3";

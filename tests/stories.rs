@@ -8,7 +8,12 @@ mod stories {
     mod archive;
     mod backup;
     mod bad_input;
+    mod container;
+    mod dying;
     mod fixture;
+    mod network;
     mod restore;
+    mod ssh;
     mod status;
+    mod wal_sync;
 }

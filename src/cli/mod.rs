@@ -20,6 +20,7 @@ mod units;
 mod usage;
 mod wal_fetch;
 mod wal_push;
+mod wal_sync;
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -97,6 +98,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     BaseBackup(base_backup::BaseBackup),
+    WalSync(wal_sync::WalSync),
     Restore(restore::Restore),
     Status(status::Status),
     WalPush(wal_push::WalPush),
@@ -140,13 +142,18 @@ impl Command {
     fn rules(&self) -> Rules {
         match self {
             Self::WalFetch(_) | Self::WalFetchAhead(_) => Rules::WalFetch,
-            Self::BaseBackup(_) | Self::Restore(_) | Self::Status(_) | Self::WalPush(_) => Rules::Usual,
+            Self::BaseBackup(_)
+            | Self::WalSync(_)
+            | Self::Restore(_)
+            | Self::Status(_)
+            | Self::WalPush(_) => Rules::Usual,
         }
     }
 
     fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
         match self {
             Self::BaseBackup(command) => command.run(session),
+            Self::WalSync(command) => command.run(session),
             Self::Restore(command) => command.run(session),
             Self::Status(command) => command.run(session),
             Self::WalPush(command) => command.run(session),

@@ -12,8 +12,8 @@ use super::{
 
 /// Any of these makes the environment a configuration.
 ///
-/// `BACKUP_SCHEDULE` and `WAL_SYNC_INTERVAL` are among them although pgbak itself has no use for them: they tell
-/// whoever calls it (a crontab, a loop) when to.
+/// `BACKUP_SCHEDULE` and `WAL_SYNC_INTERVAL` are among them although no value here comes from them: they tell whoever
+/// calls pgbak (a crontab, a loop) when to, and the latter is how often `wal-sync --follow` begins a round.
 const VARIABLES: [&str; 13] = [
     "POSTGRES_DB",
     "POSTGRES_USER",

@@ -6,6 +6,7 @@ pub mod restore;
 pub mod status;
 pub mod wal_fetch;
 pub mod wal_push;
+pub mod wal_sync;
 
 mod data_directory;
 mod error;

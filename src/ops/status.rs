@@ -7,6 +7,7 @@ use crate::catalog::wal::WalArchive;
 use crate::catalog::{BackupInfo, Catalog};
 use crate::pg::SystemIdentifier;
 use crate::repo::Repository;
+use crate::storage::Patience;
 
 /// Serialized by `--format json`.
 #[derive(Debug, serde::Serialize)]
@@ -54,7 +55,7 @@ pub struct WalStatus {
     pub last_stored_at: DateTime<Utc>,
 }
 
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// For scripts: `repository-unreadable`, `backup-damaged`, `no-backup`, `backup-too-old`, `wal-gap` …
     pub code: &'static str,
@@ -67,7 +68,7 @@ pub struct Finding {
 pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     let at = (context.clock)();
     let mut report = Report { at, repositories: Vec::new(), findings: Vec::new() };
-    for repository in context.repositories(&[])? {
+    for repository in context.repositories_with(&[], Patience::SHORT)? {
         context.interrupt.check()?;
         match repository.catalog() {
             Ok(catalog) => {

@@ -21,6 +21,7 @@ use crate::pg::{SystemIdentifier, WalFileName};
 use crate::pipe::Workers;
 use crate::repo::Repository;
 use crate::repo::wal::Missing;
+use crate::storage::Patience;
 
 /// How many segments are kept ready, and at most how many bytes of them.
 const AHEAD_SEGMENTS: u64 = 8;
@@ -88,7 +89,11 @@ pub fn run_ahead(
     let ahead = Ahead::of(context, system);
     let _lock = context.lock("wal-fetch", &system.to_string())?;
     make_private_directory(&ahead.directory)?;
-    let Some(size) = fetch.repositories[0].segment_size_in(system, &fetch.name)? else { return Ok(()) };
+    let known = fetch.repositories.iter().find_map(|repository| {
+        let size = repository.segment_size_in(system, &fetch.name);
+        size.inspect_err(|error| tracing::debug!("{error}")).ok().flatten()
+    });
+    let Some(size) = known else { return Ok(()) };
     let Some(mut segment) = fetch.name.segment(size) else { return Ok(()) };
     ahead.keep_only_after(&fetch.name);
     for _ in 0..AHEAD_SEGMENTS.min(AHEAD_BYTES_MAX / size.bytes()) {
@@ -112,7 +117,8 @@ impl<'a> Fetch<'a> {
         let parsed = WalFileName::parse(name);
         let name =
             parsed.map_err(|error| Error::WrongWalName { name: name.into(), reason: error.to_string() })?;
-        let repositories = context.repositories(repositories)?;
+        // PostgreSQL waits: the next repository is asked soon, and a restarted server asks again.
+        let repositories = context.repositories_with(repositories, Patience::SHORT)?;
         let system = match cluster {
             Some(system) => system,
             None => wal_file::only_system(&name, &repositories)?,

@@ -8,6 +8,7 @@ use super::{Context, Error, wal_file};
 use crate::pg::{SystemIdentifier, WalFileName};
 use crate::repo::Repository;
 use crate::repo::wal::Stored;
+use crate::storage::Patience;
 
 #[derive(Debug)]
 pub struct Request {
@@ -24,7 +25,8 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<(), Error> {
     let (path, cluster) = context.calling_cluster(&request.path)?;
     let file =
         File::open(&path).map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;
-    let repositories = context.repositories(&context.config.wal.push_to)?;
+    // The server repeats the command until it succeeds.
+    let repositories = context.repositories_with(&context.config.wal.push_to, Patience::SHORT)?;
     let system = identify(&name, &file, &path, cluster, &repositories)?;
 
     let workers = context.workers()?;

@@ -16,12 +16,13 @@ pub mod tablespace_map;
 pub mod timeline;
 pub mod wal_file_name;
 pub mod wal_page;
+pub mod wal_records;
 
 pub use lsn::Lsn;
 pub use segment::{SegmentName, SegmentSize};
 pub use server_version::ServerVersion;
 pub use timeline::Timeline;
-pub use wal_file_name::WalFileName;
+pub use wal_file_name::{SegmentPlace, WalFileName};
 
 /// Identifies a cluster for life: chosen by `initdb`, carried in `pg_control` and in every WAL segment's header.
 ///

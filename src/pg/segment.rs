@@ -38,7 +38,7 @@ impl SegmentSize {
     }
 
     /// How many segments share the middle 8 digits of a name.
-    fn per_log_id(self) -> u64 {
+    pub(super) fn per_log_id(self) -> u64 {
         (1 << 32) / self.bytes()
     }
 }

@@ -4,3 +4,4 @@
 //! out (`--dry-run`), explained afterwards, and tried on thousands of catalogs that no machine ever held.
 
 pub mod recovery;
+pub mod wal_sync;

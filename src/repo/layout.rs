@@ -82,6 +82,11 @@ pub fn wal_directory(system: SystemIdentifier, name: &WalFileName) -> String {
     }
 }
 
+/// The directory of the segments whose names begin with these 16 digits.
+pub fn log_directory(system: SystemIdentifier, digits: &str) -> String {
+    storage::join(&wal_of(system), digits)
+}
+
 pub fn wal_file(system: SystemIdentifier, name: &WalFileName, codec: Codec) -> String {
     storage::join(&wal_directory(system, name), &format!("{name}{}", codec.suffix()))
 }

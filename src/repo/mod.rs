@@ -3,7 +3,7 @@
 //! * [`layout`] is the only place that builds or parses a key.
 //! * [`BackupWriter`] writes one backup to several repositories, data first, record last.
 //! * [`BackupReader`] reads one back and trusts nothing that it has not checked.
-//! * [`wal`] stores and finds WAL files, each once.
+//! * [`wal`] stores and finds WAL files, each once; [`wal_copy`] copies them between repositories.
 //! * [`lease`] tells a run in progress from what a dead one left.
 //!
 //! It knows nothing of commands, servers or how bytes reach a disk.
@@ -11,6 +11,7 @@
 pub mod layout;
 pub mod lease;
 pub mod wal;
+pub mod wal_copy;
 
 mod backup_reader;
 mod backup_writer;

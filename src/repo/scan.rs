@@ -21,6 +21,22 @@ impl Repository {
     /// Reads everything that the repository's listing and records say.
     pub fn catalog(&self) -> Result<Catalog> {
         self.must_exist()?;
+        let (backups, damaged) = self.records()?;
+        let mut archives = BTreeMap::new();
+        for system in self.systems()? {
+            let of_system = |backup: &&BackupInfo| backup.system_identifier == system;
+            let recorded = backups.iter().rfind(of_system).map(|backup| backup.wal_segment_size);
+            archives.insert(system, self.wal_archive(system, recorded)?);
+        }
+        Ok(Catalog::new(backups, damaged, archives))
+    }
+
+    /// The backups that can be used, without a look at any WAL.
+    pub fn backups(&self) -> Result<Vec<BackupInfo>> {
+        self.records().map(|(backups, _)| backups)
+    }
+
+    fn records(&self) -> Result<(Vec<BackupInfo>, Vec<DamagedBackup>)> {
         let (mut backups, mut damaged) = (Vec::new(), Vec::new());
         for entry in self.storage().list(layout::BASE_BACKUPS)?.iter().filter(|entry| entry.is_directory()) {
             let Ok(name) = entry.name.parse() else { continue };
@@ -34,13 +50,7 @@ impl Repository {
                 }),
             }
         }
-        let mut archives = BTreeMap::new();
-        for system in self.systems()? {
-            let of_system = |backup: &&BackupInfo| backup.system_identifier == system;
-            let recorded = backups.iter().rfind(of_system).map(|backup| backup.wal_segment_size);
-            archives.insert(system, self.wal_archive(system, recorded)?);
-        }
-        Ok(Catalog::new(backups, damaged, archives))
+        Ok((backups, damaged))
     }
 
     /// The record of one backup; `None` where the backup does not exist.

@@ -71,7 +71,7 @@ impl Repository {
             Err(Error::Storage(error)) if error.kind == ErrorKind::AlreadyExists => self
                 .settle(&key, compression.codec(), source, workers)?
                 .ok_or_else(|| self.damaged(&key, "it cannot be read back")),
-            uploaded => uploaded.map(|()| Stored::New),
+            uploaded => uploaded.map(|_| Stored::New),
         }
     }
 
@@ -121,14 +121,14 @@ impl Repository {
     ///
     /// `pg_upgrade` makes a new cluster, and so does a configuration that was copied to another server. What tells
     /// them apart is a base backup: nobody takes one by mistake, and WAL is of no use before there is one.
-    fn must_know(&self, system: SystemIdentifier) -> Result<()> {
+    pub fn must_know(&self, system: SystemIdentifier) -> Result<()> {
         let systems = self.systems()?;
         if systems.is_empty() || systems.contains(&system) {
             return Ok(());
         }
-        match self.catalog()?.backups_of(system).next() {
-            Some(_) => Ok(()),
-            None => Err(Error::OtherCluster {
+        match self.backups()?.iter().any(|backup| backup.system_identifier == system) {
+            true => Ok(()),
+            false => Err(Error::OtherCluster {
                 repository: self.name().to_owned(),
                 expected: system,
                 found: systems,
@@ -136,7 +136,8 @@ impl Repository {
         }
     }
 
-    fn find_wal(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Option<(String, Codec)>> {
+    /// The key of a WAL file and how it is stored; `None` when there is none of this name.
+    pub fn find_wal(&self, system: SystemIdentifier, name: &WalFileName) -> Result<Option<(String, Codec)>> {
         let directory = layout::wal_directory(system, name);
         let found = self.storage().list(&directory)?.into_iter().find_map(|entry| {
             entry.size_bytes()?;
@@ -146,13 +147,14 @@ impl Repository {
         Ok(found.map(|codec| (layout::wal_file(system, name, codec), codec)))
     }
 
-    fn upload(
+    /// Says how many bytes it took.
+    pub(super) fn upload(
         &self,
         key: &str,
         mut source: &File,
         compression: Compression,
         workers: &Arc<Workers>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let failed_source = |error| Error::Source { what: key.to_owned(), source: error };
         source.rewind().map_err(failed_source)?;
         let upload = self.storage().create(key)?;
@@ -165,14 +167,16 @@ impl Repository {
                 break;
             }
         }
-        let sink = writer.finish().sinks.into_iter().next().expect("there is one sink");
+        let finished = writer.finish();
+        let sink = finished.sinks.into_iter().next().expect("there is one sink");
         let mut upload =
             sink.map_err(|error| storage::Error::from_io("write", key, self.storage(), error))?;
-        Ok(upload.commit()?)
+        upload.commit()?;
+        Ok(finished.stored_bytes)
     }
 
     /// Compares what is stored with `source`: `None` when it cannot be read back.
-    fn settle(
+    pub(super) fn settle(
         &self,
         key: &str,
         codec: Codec,

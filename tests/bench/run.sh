@@ -2,7 +2,7 @@
 # How fast pgbak is, beside what else does the same job: pg_basebackup, tar and pgBackRest.
 #
 #     tests/bench/run.sh                          everything, about ten minutes
-#     ONLY=wal tests/bench/run.sh                 one of: backup, restore, wal, start
+#     ONLY=wal tests/bench/run.sh                 one of: backup, restore, wal, ssh, start
 #     PGBAK=target/release/pgbak tests/bench/run.sh
 #
 # All run in turn on the same cluster, half of it incompressible, in memory (/dev/shm), so that neither the disk nor
@@ -12,13 +12,15 @@
 #
 #     SIZE_MB=2500   of the cluster's data
 #     RUNS=5         rounds that count
+#     SSH_RUNS=3     the same for what goes over SSH, which takes the longest
 #     MEMORY=/dev/shm, DISK=/var/tmp              where to work; DISK is for wal-push alone
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 SIZE_MB=${SIZE_MB:-2500}
 RUNS=${RUNS:-5}
-ONLY=${ONLY:-backup restore wal start}
+SSH_RUNS=${SSH_RUNS:-3}
+ONLY=${ONLY:-backup restore wal ssh start}
 MEMORY=${MEMORY:-/dev/shm}
 DISK=${DISK:-/var/tmp}
 
@@ -249,6 +251,173 @@ bench_wal() {
     wal_table
 }
 
+# --- over SSH ---------------------------------------------------------------------------------------------------
+
+# An sshd of our own, as the user that everything else runs as, and a link to it that is 10 ms long each way.
+start_sshd() {
+    local ssh=$work/ssh
+    ssh_port=$((20000 + RANDOM % 10000))
+    long_port=$((ssh_port + 1))
+    make_directory "$ssh"
+    as_postgres ssh-keygen -q -t ed25519 -N '' -f "$ssh/host"
+    as_postgres ssh-keygen -q -t ed25519 -N '' -f "$ssh/key"
+    as_postgres tee "$ssh/sshd_config" >/dev/null <<-END
+	Port $ssh_port
+	ListenAddress 127.0.0.1
+	HostKey $ssh/host
+	PidFile $ssh/pid
+	AuthorizedKeysFile $ssh/key.pub
+	StrictModes no
+	UsePAM no
+	MaxStartups 100
+	Subsystem sftp internal-sftp
+	END
+    for port in "$ssh_port" "$long_port"; do
+        echo "[127.0.0.1]:$port $(cut -d ' ' -f 1,2 "$ssh/host.pub")"
+    done | as_postgres tee "$ssh/known_hosts" >/dev/null
+    as_postgres tee "$ssh/config" >/dev/null <<-END
+	Host *
+	IdentityFile $ssh/key
+	UserKnownHostsFile $ssh/known_hosts
+	END
+    printf '#!/bin/sh\nexec ssh -F %s "$@"\n' "$ssh/config" | as_postgres tee "$ssh/ssh" >/dev/null
+    chmod +x "$ssh/ssh"
+    as_postgres /usr/sbin/sshd -f "$ssh/sshd_config"
+    rustc -O -o "$work/delay" tests/bench/delay.rs
+    "$work/delay" "$long_port" "$ssh_port" 10 &
+    delay_pid=$!
+}
+
+stop_sshd() {
+    [[ -z ${delay_pid:-} ]] || kill "$delay_pid" 2>/dev/null || true
+    [[ ! -e $work/ssh/pid ]] || kill "$(<"$work/ssh/pid")" 2>/dev/null || true
+}
+
+# remote_config FILE PORT SESSIONS LOCAL: a configuration with the repository LOCAL and a remote one.
+remote_config() {
+    as_postgres tee "$1" >/dev/null <<-END
+	[postgres]
+	connection = "host=$work user=postgres"
+	data_directory = "$work/data"
+	[backup]
+	workers = 2
+	[[repository]]
+	name = "local"
+	path = "$4"
+	[[repository]]
+	name = "remote"
+	url = "ssh://$user@127.0.0.1:$2$work/remote"
+	ssh_key = "$work/ssh/key"
+	known_hosts = "$work/ssh/known_hosts"
+	sessions = $3
+	END
+}
+
+upload_round() {
+    local link port sessions stored
+    stored=$(echo "$work"/pgbak/base-backups/*)
+    for link in loopback long; do
+        port=$ssh_port
+        [[ $link == loopback ]] || port=$long_port
+        for sessions in 1 2; do
+            remote_config "$work/remote.toml" "$port" "$sessions" "$work/pgbak"
+            rm -rf "$work/remote"
+            measure "upload-$link-$sessions:pgbak" "$pgbak" --config "$work/remote.toml" base-backup --copy-missing
+        done
+        rm -rf "$work/remote"
+        measure "upload-$link:scp" scp -q -r -F "$work/ssh/config" -P "$port" "$stored" "$user@127.0.0.1:$work/remote"
+        times[upload-$link-1:scp]=${times[upload-$link:scp]:-}
+        times[upload-$link-2:scp]=${times[upload-$link:scp]:-}
+        memory[upload-$link-1:scp]=${memory[upload-$link:scp]:-}
+        memory[upload-$link-2:scp]=${memory[upload-$link:scp]:-}
+    done
+    rm -rf "$work/remote"
+}
+
+upload_table() {
+    local link title
+    for link in loopback long; do
+        title='over loopback'
+        [[ $link == loopback ]] || title='over a link of 20 ms'
+        heading "upload of a backup $title"
+        row "upload-$link-1:pgbak" "pgbak base-backup --copy-missing, one session"
+        row "upload-$link-2:pgbak" "the same, two sessions"
+        # At least as fast as scp, or 0.95 and 1.7 times over a long link.
+        if [[ $link == loopback ]]; then
+            row "upload-$link-1:scp" "scp, beside one session" 1.00
+            row "upload-$link-2:scp" "scp, beside two sessions" 1.00
+        else
+            row "upload-$link-1:scp" "scp, beside one session" 1.05
+            row "upload-$link-2:scp" "scp, beside two sessions" 0.59
+        fi
+    done
+}
+
+# Each segment by a call of its own, as PostgreSQL's archiver makes them.
+wal_sync_round() {
+    local link port
+    for link in loopback long; do
+        port=$ssh_port
+        [[ $link == loopback ]] || port=$long_port
+        remote_config "$work/remote.toml" "$port" 2 "$work/hundred"
+        rm -rf "$work/remote" "$work/remote-pgbackrest" "$work/state"
+        measure "sync-$link:pgbak" env PGBAK_STATE_DIRECTORY="$work/state" \
+            "$pgbak" --config "$work/remote.toml" wal-sync
+        new_stanza "$work/remote-pgbackrest"
+        measure "sync-$link:pgbackrest" sh -c 'for segment; do
+            '"$(pgbackrest_on "$work/remote-pgbackrest")"' --repo1-host=127.0.0.1 --repo1-host-user='"$user"' \
+                --repo1-host-port='"$port"' --repo1-host-config='"$work/pgbackrest.conf"' \
+                --cmd-ssh='"$work/ssh/ssh"' archive-push "$segment" || exit
+        done' sh "${hundred[@]}"
+    done
+    rm -rf "$work/remote" "$work/remote-pgbackrest"
+}
+
+wal_sync_table() {
+    heading "${#hundred[@]} segments over loopback"
+    row sync-loopback:pgbak "pgbak wal-sync, two sessions"
+    row sync-loopback:pgbackrest "pgbackrest archive-push of each, repository host over SSH" 0.50
+    heading "${#hundred[@]} segments over a link of 20 ms"
+    row sync-long:pgbak "pgbak wal-sync, two sessions"
+    row sync-long:pgbackrest "pgbackrest archive-push of each, repository host over SSH" 0.20
+}
+
+both_round() {
+    rm -rf "$work/remote" "$work/both"
+    remote_config "$work/remote.toml" "$ssh_port" 2 "$work/both"
+    measure both:pgbak "$pgbak" --config "$work/remote.toml" base-backup --compression zstd:3
+    rm -rf "$work/remote" "$work/both"
+    measure both:local "$pgbak" --config "$work/remote.toml" base-backup --compression zstd:3 --repository local
+    rm -rf "$work/remote" "$work/both"
+}
+
+both_table() {
+    heading "base backup to two places"
+    row both:pgbak "local and SSH over loopback, two sessions"
+    row both:local "local alone" 1.25
+}
+
+bench_ssh() {
+    install_missing /usr/sbin/sshd:openssh-server ssh:openssh-client
+    user=$(as_postgres id -un)
+    local RUNS=$SSH_RUNS segment
+    start_sshd
+    rm -rf "$work/pgbak" "$work/pgbackrest" "$work/basebackup"
+    as_postgres "$pgbak" -q --config "$work/pgbak.toml" base-backup --compression zstd:3 >/dev/null
+    rounds upload_round
+    upload_table
+    rm -rf "$work/pgbak"
+    rounds both_round
+    both_table
+    mapfile -t hundred < <(ls "$work"/data/pg_wal/0000000100000* | grep -v backup | head -n 101 | head -n -1)
+    remote_config "$work/remote.toml" "$ssh_port" 2 "$work/hundred"
+    for segment in "${hundred[@]}"; do
+        as_postgres "$pgbak" -q --config "$work/remote.toml" wal-push "$segment"
+    done
+    rounds wal_sync_round
+    wal_sync_table
+}
+
 # The mean of 200 starts of a program, in milliseconds, the shell's fork included.
 start_ms() {
     local begin end i
@@ -285,6 +454,7 @@ fi
 work=$(mktemp -d "$MEMORY/pgbak-bench.XXXXXX")
 disk=$(mktemp -d "$DISK/pgbak-bench.XXXXXX")
 clean_up() {
+    stop_sshd
     as_postgres "$bin/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true
     rm -rf "$work" "$disk"
 }
@@ -309,4 +479,5 @@ if [[ $ONLY == *restore* ]]; then
     restore_table
 fi
 if [[ $ONLY == *wal* ]]; then bench_wal; fi
+if [[ $ONLY == *ssh* ]]; then bench_ssh; fi
 if [[ $ONLY == *start* ]]; then bench_start; fi

@@ -126,6 +126,20 @@ fn a_stall_keeps_everything_until_it_heals() {
 }
 
 #[test]
+fn a_stranded_connection_is_silent_for_ever_and_a_new_one_is_not() {
+    let proxy = Proxy::to(echo());
+    let mut before = connect(&proxy);
+    before.write_all(b"a").unwrap();
+    before.read_exact(&mut [0]).unwrap();
+    proxy.strand();
+    assert_eq!(sent_and_returned(&proxy, b"new"), b"new");
+    proxy.heal();
+    before.write_all(b"b").unwrap();
+    before.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert_eq!(before.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn a_stall_comes_after_exactly_so_many_uploaded_bytes() {
     let (port, received) = collector();
     let proxy = Proxy::to(port);

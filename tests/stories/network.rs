@@ -1,5 +1,7 @@
 //! Two places, and a bad network or a dying server between them. Each story ends in a restore from either place alone.
 
+use rustix::process::Signal;
+
 use crate::pair;
 use crate::support::{Ending, Pair, Workload, wait_until};
 
@@ -31,7 +33,7 @@ fn a_backup_and_all_wal_are_in_both_places_and_each_restores_alone() {
     let account = under_load!(pair, pair.site.pgbak("base-backup").succeeds());
     pair.site.pgbak("wal-sync").succeeds();
     assert_eq!(pair.local().backups(), pair.remote().backups());
-    assert_eq!(pair.local().archived(), pair.remote().archived());
+    pair.assert_both_have_the_wal();
     pair.assert_nothing_is_half();
     pair.assert_both_restore(&account);
     let before = (pair.local().files(), pair.remote().files());
@@ -56,26 +58,27 @@ fn a_server_that_dies_and_comes_back_costs_nothing() {
 }
 
 #[test]
-fn a_link_that_is_cut_again_and_again_tears_nothing() {
+fn a_link_that_is_cut_after_every_so_many_bytes_goes_unnoticed() {
     let mut pair = pair!(Chrooted);
+    // So slow that acknowledgements come back before the next cut.
+    pair.proxy.throttle(5_000_000);
     let account = under_load!(pair, {
-        for (after_bytes, ending) in
-            [(700_000, Ending::Close), (100_000, Ending::Reset), (8_000, Ending::Reset)]
-        {
+        for (after_bytes, ending) in [(2_000_003, Ending::Close), (1_000_001, Ending::Reset)] {
             pair.proxy.cut_every(after_bytes, ending);
             let cuts = pair.proxy.cuts();
-            let outcome = pair.site.pgbak("base-backup --json");
+            pair.site.pgbak("base-backup").succeeds();
             assert!(pair.proxy.cuts() > cuts, "nothing was cut after {after_bytes}");
-            pair.assert_report_is_true(&outcome);
             pair.assert_nothing_is_half();
         }
-        assert_eq!(pair.local().backups().len(), 3);
     });
-    for (after_bytes, ending) in [(4_000, Ending::Reset), (60_000, Ending::Close), (200_000, Ending::Reset)] {
-        pair.proxy.cut_every(after_bytes, ending);
-        let outcome = pair.site.pgbak("wal-sync");
-        assert!([0, 3].contains(&outcome.code), "{outcome}");
+    for (after_bytes, ending) in [(30_011, Ending::Reset), (100_003, Ending::Close)] {
+        pair.proxy.cut_times(after_bytes, ending, 10);
+        let cuts = pair.proxy.cuts();
+        pair.site.pgbak("wal-sync").succeeds();
+        assert!(pair.proxy.cuts() > cuts, "nothing was cut after {after_bytes}");
+        pair.assert_both_have_the_wal();
         pair.assert_nothing_is_half();
+        (0..3).for_each(|_| drop(pair.archive_a_segment()));
     }
     pair.proxy.heal();
     pair.repair();
@@ -83,34 +86,53 @@ fn a_link_that_is_cut_again_and_again_tears_nothing() {
 }
 
 #[test]
-fn a_link_that_is_cut_now_and_then_goes_unnoticed() {
+fn a_link_on_which_nothing_gets_through_is_given_up_when_asked_to() {
     let mut pair = pair!(Shell);
-    let account = under_load!(pair, {
-        pair.proxy.cut_times(500_000, Ending::Reset, 3);
-        pair.site.pgbak("base-backup").succeeds();
-    });
-    pair.proxy.cut_times(100_000, Ending::Close, 3);
-    pair.site.pgbak("wal-sync").succeeds();
-    assert!(pair.proxy.cuts() >= 4, "{} cuts", pair.proxy.cuts());
-    assert_eq!(pair.local().archived(), pair.remote().archived());
-    pair.assert_nothing_is_half();
+    let account = under_load!(pair, pair.site.pgbak("base-backup").succeeds());
+    for arguments in ["base-backup", "wal-sync"] {
+        for after_bytes in [500, 5_000] {
+            pair.proxy.cut_every(after_bytes, Ending::Reset);
+            let mut running = pair.site.call(arguments).start();
+            wait_until("the second attempt", || {
+                assert!(!running.has_ended(), "it ended: {}", running.stderr_so_far());
+                running.stderr_so_far().matches("trying again").count() >= 2
+            });
+            running.signal(Signal::TERM);
+            running.finish().exits(143);
+            pair.assert_nothing_is_half();
+        }
+    }
+    pair.proxy.heal();
+    pair.repair();
     pair.assert_both_restore(&account);
 }
 
 #[test]
-fn silence_ends_a_wait_and_costs_the_remote_copy_alone() {
+fn silence_is_waited_for_no_longer_than_it_takes_to_call_again() {
     let mut pair = pair!(Chrooted);
-    let account = under_load!(pair, {});
-    let running =
-        pair.stop_in_the_middle("base-backup --json", 1_000_000).expect("it uploads more than that");
-    wait_until("the local copy to be there", || pair.local().backups().len() == 1);
-    let outcome = running.finish().exits(3);
-    pair.assert_report_is_true(&outcome);
-    assert!(outcome.json()["repositories"][1]["error"].as_str().unwrap().contains("remote"), "{outcome}");
-    pair.site.cluster().sql("SELECT 1");
+    let account = under_load!(pair, ());
+    // During the login, and in the middle.
+    for bytes in [1_500, 1_000_000] {
+        let running = pair.stop_in_the_middle("base-backup --json", bytes);
+        let mut running = running.expect("it uploads more than that");
+        if bytes < 10_000 {
+            pair.proxy.strand();
+        } else {
+            let all = pair.local().backups().len() + 1;
+            wait_until("the local copy to be there", || pair.local().backups().len() == all);
+            assert!(!running.has_ended());
+        }
+        pair.proxy.heal();
+        let outcome = running.finish().succeeds();
+        assert_eq!(outcome.stderr.contains("trying again"), bytes < 10_000, "{outcome}");
+        pair.assert_report_is_true(&outcome);
+    }
+
+    let running = pair.stop_in_the_middle("wal-sync", 30_000).expect("it uploads more than that");
+    running.signal(Signal::TERM);
+    running.finish().exits(143);
     pair.proxy.heal();
     pair.assert_nothing_is_half();
-
     let running = pair.stop_in_the_middle("wal-sync", 60_000).expect("it uploads more than that");
     pair.proxy.heal();
     running.finish().succeeds();

@@ -23,9 +23,10 @@ fn refused_backup(pair: &Pair) -> (String, String) {
     complaint(&outcome)
 }
 
-/// Runs what stands between backquotes in a hint, as the one who reads it would.
-fn run_hint(pair: &Pair, hint: &str) {
-    let command = hint.split('`').nth(1).unwrap_or_else(|| panic!("no command in \"{hint}\""));
+/// Runs the command between backquotes in a hint that begins with `program`, as the one who reads it would.
+fn run_hint(pair: &Pair, hint: &str, program: &str) {
+    let command = hint.split('`').find(|part| part.starts_with(program));
+    let command = command.unwrap_or_else(|| panic!("no `{program}` in \"{hint}\""));
     let mut shell = pair.site.identity().command("sh", "KILL");
     process::run(shell.args(["-c", command]).current_dir("/").env("HOME", pair.site.path("home")));
 }
@@ -44,14 +45,14 @@ fn a_changed_host_key_is_refused_until_the_hints_were_followed() {
     assert!(error.contains("host key") && error.contains("127.0.0.1"), "{error}");
     assert!(hint.contains("ssh-keygen -R") && hint.contains(&format!("[127.0.0.1]:{port}")), "{hint}");
     let segment = pair.archive_a_segment();
-    pair.site.pgbak("wal-sync").exits(3).stderr_has("ssh-keygen -R");
+    pair.site.pgbak("wal-sync").exits(3).stdout_has("ssh-keygen -R");
     assert!(!pair.remote().holds(&segment));
-    run_hint(&pair, &hint);
+    run_hint(&pair, &hint, "ssh-keygen -R");
 
     let (error, hint) = refused_backup(&pair);
     assert!(error.contains("host key"), "{error}");
     assert!(hint.contains("ssh-keyscan") && hint.contains(&port.to_string()), "{hint}");
-    run_hint(&pair, &hint);
+    run_hint(&pair, &hint, "ssh-keyscan");
     assert_eq!(pair.remote().files(), [] as [&Path; 0], "no byte went to a stranger");
 
     let account = workload.finish(pair.site.cluster());
@@ -69,8 +70,8 @@ fn a_key_that_is_refused_costs_the_remote_copy_and_names_the_key() {
     let (error, hint) = refused_backup(&pair);
     let said = format!("{error} {hint}");
     assert!(said.contains(&pair.sshd.key().display().to_string()), "{said}");
-    assert!(said.contains("authorized_keys"), "{said}");
-    pair.site.pgbak("wal-sync").exits(3).stderr_has("remote");
+    assert!(said.contains("ssh-copy-id"), "{said}");
+    pair.site.pgbak("wal-sync").exits(3).stdout_has("remote");
     let account = workload.finish(pair.site.cluster());
     pair.archive_a_segment();
 
@@ -96,17 +97,18 @@ fn a_remote_directory_that_is_read_only_or_missing_is_told_apart() {
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o500)).unwrap();
     let (error, _) = refused_backup(&pair);
     assert!(error.to_lowercase().contains("permission denied"), "{error}");
-    pair.site.pgbak("wal-sync").exits(3).stderr_has("remote");
+    pair.site.pgbak("wal-sync").exits(3).stdout_has("remote");
     assert_eq!(pair.remote().files(), [] as [&Path; 0]);
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
 
-    let away = pair.site.path("remote-away");
-    fs::rename(&directory, &away).unwrap();
+    let mount_point = pair.sshd.local_path();
+    let away = mount_point.with_extension("unmounted");
+    fs::rename(&mount_point, &away).unwrap();
     let (_, hint) = refused_backup(&pair);
     assert!(hint.contains("missing"), "{hint}");
-    pair.site.pgbak("wal-sync").exits(3).stderr_has("remote");
-    assert!(!directory.exists(), "an unmounted disk is not made up for");
-    fs::rename(&away, &directory).unwrap();
+    pair.site.pgbak("wal-sync").exits(3).stdout_has("remote");
+    assert!(!mount_point.exists(), "a disk that is not mounted is not made up for");
+    fs::rename(&away, &mount_point).unwrap();
 
     let account = workload.finish(pair.site.cluster());
     pair.archive_a_segment();
@@ -133,7 +135,7 @@ fn a_remote_disk_that_is_full_is_told_and_filled_up_again() {
     for _ in 0..3 {
         pair.archive_a_segment();
     }
-    pair.site.pgbak("wal-sync").exits(3).stderr_has("remote");
+    pair.site.pgbak("wal-sync").exits(3).stdout_has("remote");
     pair.assert_nothing_is_half();
     disk.remove_ballast();
     pair.repair();
@@ -167,7 +169,7 @@ fn clocks_that_are_hours_apart_change_nothing() {
         pair.archive_a_segment();
         touch(&pair, when);
         pair.site.pgbak("wal-sync").succeeds();
-        assert_eq!(pair.local().archived(), pair.remote().archived(), "{when}");
+        pair.assert_both_have_the_wal();
     }
     let account = workload.finish(pair.site.cluster());
     pair.archive_a_segment();

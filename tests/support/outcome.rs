@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,11 @@ impl Running {
         self.child.try_wait().expect("a child can be waited for").is_some()
     }
 
+    /// Where its standard output goes.
+    pub fn stdout(&self) -> &Path {
+        &self.stdout
+    }
+
     pub fn stderr_so_far(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
@@ -123,7 +128,7 @@ impl Running {
         let by_signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
         let text = |path| String::from_utf8_lossy(&fs::read(path).expect("its output is kept")).into_owned();
         Outcome {
-            arguments: std::mem::take(&mut self.arguments),
+            arguments: self.arguments.clone(),
             code: status.code().or(by_signal).expect("it exited or a signal ended it"),
             stdout: text(&self.stdout),
             stderr: text(&self.stderr),
@@ -137,5 +142,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---\n$ pgbak {}\n{}[killed]", self.arguments, self.stderr_so_far());
+        }
     }
 }

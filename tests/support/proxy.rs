@@ -79,6 +79,7 @@ struct Connection {
     client: TcpStream,
     server: TcpStream,
     is_cut: AtomicBool,
+    is_stranded: AtomicBool,
     uploaded_bytes: AtomicU64,
 }
 
@@ -142,7 +143,15 @@ impl Proxy {
         self.set(|faults| faults.stalled = true);
     }
 
-    /// The same, once all connections together have uploaded that many bytes more.
+    /// Forgets the connections that there are, as a router that was restarted does: nothing more is forwarded on them,
+    /// and nothing said. New ones are let through.
+    pub fn strand(&self) {
+        for connection in self.shared.connections() {
+            connection.is_stranded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The same as [`Proxy::stall`], once all connections together have uploaded that many bytes more.
     pub fn stall_after(&self, bytes: u64) {
         self.set(|faults| faults.upload_bytes_left = Some(bytes));
     }
@@ -275,7 +284,13 @@ impl Shared {
             // A writer that the other side keeps waiting looks up now and then.
             stream.set_write_timeout(Some(Duration::from_millis(50))).expect("not zero");
         }
-        let connection = Connection { client, server, is_cut: false.into(), uploaded_bytes: 0.into() };
+        let connection = Connection {
+            client,
+            server,
+            is_cut: false.into(),
+            is_stranded: false.into(),
+            uploaded_bytes: 0.into(),
+        };
         let connection = Arc::new(connection);
         {
             let mut state = self.lock();
@@ -345,7 +360,7 @@ impl Shared {
                 return None;
             }
             let early = due.saturating_duration_since(Instant::now());
-            if state.faults.is_stalled() {
+            if state.faults.is_stalled() || connection.is_stranded.load(Ordering::Relaxed) {
                 state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
             } else if !early.is_zero() {
                 let waited = self.changed.wait_timeout(state, early);

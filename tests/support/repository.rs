@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use walkdir::WalkDir;
 
 use super::{Identity, Installation, process};
-use pgbak::pg::WalFileName;
+use pgbak::pg::{Lsn, SegmentSize, WalFileName};
 
 /// The suffixes of compressed files, and what makes `tar` read them.
 const CODECS: [(&str, &[&str]); 4] =
@@ -62,6 +62,16 @@ impl Repository {
         let path = self.backup(backup).join("backup_info.toml");
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         text.parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    /// The segment that a backup starts in.
+    pub fn first_segment(&self, backup: &str, size: SegmentSize) -> String {
+        let record = self.record(backup);
+        let start: Lsn = record["start_lsn"].as_str().expect("a text").parse().expect("an LSN");
+        let timeline = record["timeline"].as_integer().expect("a number");
+        let number = start.0 / size.bytes();
+        let per_log = (1 << 32) / size.bytes();
+        format!("{timeline:08X}{:08X}{:08X}", number / per_log, number % per_log)
     }
 
     /// The names of all archived WAL files, without the codec's suffix, in order.

@@ -1,0 +1,162 @@
+//! `wal-sync`: every repository up to date with the WAL.
+//!
+//! One round: look at each repository, collect from the source's directory what no repository has, and copy between
+//! repositories until each has what any of them has. Nothing is ever deleted, and the server is not asked.
+//!
+//! * Histories go first everywhere, then segments, the oldest first, several at a time.
+//! * Each repository is on its own: one that fails drops out, the others go on, and the next round repairs what is
+//!   missing. That is why a killed run needs no cleaning up.
+//! * A round without news costs each repository as many calls however long its archive is: see [`memory`].
+//! * No time of one machine is compared with another's.
+
+mod archive;
+mod conclusion;
+mod directory;
+mod member;
+mod memory;
+mod parallel;
+mod report;
+mod round;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+pub use report::{CopiedFrom, Missing, Report, RepositoryReport, Waiting};
+
+use self::memory::MemoryFile;
+use super::process::Lock;
+use super::{Context, Error, data_directory};
+use crate::config::WalSource;
+use crate::interrupt::Interrupt;
+use crate::meter::Meter;
+use crate::pg::SystemIdentifier;
+use crate::pipe::{Compression, Workers};
+use crate::repo::{self, Repository};
+
+/// More threads than these have no use for checking copies, and would only hold more memory.
+const DECODERS_MAX: usize = 4;
+/// How soon a wish to stop is heard between two rounds.
+const NAP: Duration = Duration::from_millis(50);
+
+/// What all rounds of a run work with.
+struct Job<'a> {
+    repositories: Vec<Repository>,
+    source: Source,
+    /// The cluster that the source belongs to, where its data directory can be read.
+    cluster: Option<SystemIdentifier>,
+    compression: Compression,
+    workers: Arc<Workers>,
+    decoders: Arc<Workers>,
+    memory: MemoryFile,
+    interrupt: &'a Interrupt,
+    meter: &'a Meter,
+    clock: &'a (dyn Fn() -> DateTime<Utc> + Sync),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    Push,
+    Directory(PathBuf),
+}
+
+/// Runs one round.
+///
+/// # Errors
+/// When nothing could be done: no repository can be read, another run is at work, the source is not one of these.
+pub fn run(context: &Context<'_>) -> Result<Report, Error> {
+    let (job, _lock) = begin(context)?;
+    job.round()
+}
+
+/// Runs round after round, `interval` apart, until it is interrupted or `tell` has heard enough. What ends a round
+/// is told, and does not end the run.
+pub fn follow(
+    context: &Context<'_>,
+    interval: Duration,
+    tell: &mut dyn FnMut(Result<Report, Error>) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    let (job, _lock) = begin(context)?;
+    loop {
+        let round = job.round();
+        context.interrupt.check()?;
+        if tell(round).is_break() {
+            return Ok(());
+        }
+        rest(interval, context.interrupt)?;
+    }
+}
+
+fn rest(interval: Duration, interrupt: &Interrupt) -> Result<(), Error> {
+    let mut left = interval;
+    while !left.is_zero() {
+        interrupt.check()?;
+        let nap = left.min(NAP);
+        thread::sleep(nap);
+        left -= nap;
+    }
+    Ok(interrupt.check()?)
+}
+
+fn begin<'a>(context: &'a Context<'_>) -> Result<(Job<'a>, Lock), Error> {
+    let source = source(context)?;
+    let repositories = context.repositories(&[])?;
+    let places: Vec<String> = repositories.iter().map(Repository::place).collect();
+    let mut sorted = places.clone();
+    sorted.sort();
+    let lock = context.lock("wal-sync", &memory::digest(&sorted))?;
+    let decoders = Workers::new(0).and_then(|workers| match workers.count() {
+        ..=DECODERS_MAX => Ok(workers),
+        _ => Workers::new(DECODERS_MAX),
+    });
+    let job = Job {
+        repositories,
+        source,
+        cluster: cluster(context)?,
+        compression: context.config.backup.compression,
+        workers: context.workers()?,
+        decoders: Arc::new(decoders.map_err(|source| repo::Error::Threads { source })?),
+        memory: MemoryFile::of(&context.state_directory, places),
+        interrupt: context.interrupt,
+        meter: context.meter,
+        clock: context.clock,
+    };
+    Ok((job, lock))
+}
+
+fn source(context: &Context<'_>) -> Result<Source, Error> {
+    let wal = &context.config.wal;
+    match (wal.source, &wal.directory) {
+        (WalSource::Push, _) => Ok(Source::Push),
+        (WalSource::Directory, Some(directory)) => Ok(Source::Directory(directory.clone())),
+        (WalSource::Directory, None) => Err(Error::Usage {
+            reason: "wal.source is \"directory\", but wal.directory is not set".to_owned(),
+            hint: "Set wal.directory to where archive_command copies WAL to.".to_owned(),
+        }),
+        (WalSource::Stream, _) => Err(Error::Usage {
+            reason:
+                "wal.source is \"stream\", but this version of pgbak does not receive WAL from the server"
+                    .to_owned(),
+            hint: "Set wal.source = \"push\" and archive_command = 'pgbak wal-push %p', or wal.source = \
+                   \"directory\" and archive_command = 'test ! -f DIRECTORY/%f && cp %p DIRECTORY/%f'."
+                .to_owned(),
+        }),
+    }
+}
+
+/// Who the configured data directory belongs to. It may be on another machine, or closed to this user.
+fn cluster(context: &Context<'_>) -> Result<Option<SystemIdentifier>, Error> {
+    let Some(directory) = &context.config.postgres.data_directory else { return Ok(None) };
+    match data_directory::control_file(directory) {
+        Ok(control) => Ok(control.map(|control| control.system_identifier)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error),
+    }
+}

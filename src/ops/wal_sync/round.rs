@@ -1,0 +1,198 @@
+//! One round over all repositories and systems.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::archive::Archive;
+use super::directory::SourceDirectory;
+use super::member::Member;
+use super::report::{Missing, Report, Waiting, finding};
+use super::{Job, Source, parallel};
+use crate::catalog::BackupInfo;
+use crate::ops::Error;
+use crate::ops::status::Finding;
+use crate::pg::SystemIdentifier;
+
+const DIRECTORY_UNREADABLE: &str = "directory-unreadable";
+
+/// What one round knows and has to tell.
+pub struct Round<'a> {
+    pub job: &'a Job<'a>,
+    pub members: Vec<Member<'a>>,
+    /// `None` without one, and where it cannot be read.
+    pub directory: Option<SourceDirectory>,
+    /// Whose WAL the directory holds.
+    pub source_system: Option<SystemIdentifier>,
+    pub told: Mutex<Told>,
+    backups: OnceLock<Vec<BackupInfo>>,
+}
+
+#[derive(Default)]
+pub struct Told {
+    pub findings: Vec<Finding>,
+    pub waiting: Vec<Waiting>,
+    /// Of each member.
+    pub missing: Vec<Vec<Missing>>,
+}
+
+impl Told {
+    /// Whether the source's directory could not be looked at.
+    pub fn has_lost_source(&self) -> bool {
+        self.findings.iter().any(|finding| finding.code == DIRECTORY_UNREADABLE)
+    }
+}
+
+impl Job<'_> {
+    pub fn round(&self) -> Result<Report, Error> {
+        let started_at = (self.clock)();
+        let before = self.memory.read();
+        let round = Round::begin(self)?;
+        let mut after = before.clone();
+        // A system that is nowhere any more is forgotten, unless it may be where nobody could look.
+        let systems = round.systems();
+        if round.members.iter().all(Member::is_readable) {
+            after.systems.retain(|system, _| systems.iter().any(|known| known.to_string() == *system));
+        }
+        for system in systems {
+            let name = system.to_string();
+            let memory = after.systems.remove(&name).unwrap_or_default();
+            let remembered = Archive::survey(&round, system, memory).synchronise()?;
+            after.systems.insert(name, remembered);
+        }
+        self.interrupt.check()?;
+        if after != before
+            && let Err(error) = self.memory.write(&after)
+        {
+            tracing::warn!("the next round will look at everything again: {error}");
+        }
+        let duration_seconds = ((self.clock)() - started_at).as_seconds_f64();
+        Ok(round.report(started_at, duration_seconds))
+    }
+}
+
+impl<'a> Round<'a> {
+    fn begin(job: &'a Job<'a>) -> Result<Self, Error> {
+        let looked = Mutex::new(Vec::new());
+        let numbered: Vec<_> = job.repositories.iter().enumerate().collect();
+        parallel::each(&numbered, |&(number, repository)| {
+            let member = Member::look(repository, &job.memory);
+            looked.lock().unwrap_or_else(PoisonError::into_inner).push((number, member));
+        });
+        let mut members = looked.into_inner().unwrap_or_else(PoisonError::into_inner);
+        members.sort_by_key(|(number, _)| *number);
+        let members: Vec<Member<'a>> = members.into_iter().map(|(_, member)| member).collect();
+        job.interrupt.check()?;
+        let readable = members.iter().filter(|member| member.is_readable()).count();
+        if readable == 0 {
+            let first = members.into_iter().find_map(Member::into_error);
+            return Err(first.expect("there is a repository, and it cannot be read"));
+        }
+
+        let mut told = Told { missing: vec![Vec::new(); members.len()], ..Told::default() };
+        let directory = match &job.source {
+            Source::Push => None,
+            Source::Directory(path) => match SourceDirectory::list(path) {
+                Ok(directory) => Some(directory),
+                // Nothing to collect, and no other repository to copy to.
+                Err(error) if readable < 2 => return Err(error),
+                Err(error) => {
+                    told.findings.push(finding(DIRECTORY_UNREADABLE, None, &error));
+                    None
+                }
+            },
+        };
+        let (told, backups) = (Mutex::new(told), OnceLock::new());
+        let mut round = Self { job, members, directory, source_system: None, told, backups };
+        round.source_system = round.find_source_system();
+        Ok(round)
+    }
+
+    pub fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn tell(&self, code: &'static str, repository: Option<&str>, error: &Error) {
+        let told = finding(code, repository, error);
+        let mut all = self.told();
+        let is_known = |known: &Finding| {
+            (known.code, &known.repository, &known.message) == (told.code, &told.repository, &told.message)
+        };
+        if !all.findings.iter().any(is_known) {
+            all.findings.push(told);
+        }
+    }
+
+    /// Every usable base backup in a repository that can be read. Asked for only when it matters.
+    pub fn backups(&self) -> &[BackupInfo] {
+        self.backups.get_or_init(|| {
+            let mut all = Vec::new();
+            for member in self.members.iter().filter(|member| member.is_readable()) {
+                match member.repository.backups() {
+                    Ok(backups) => all.extend(backups),
+                    Err(error) => member.reading.note(error),
+                }
+            }
+            all
+        })
+    }
+
+    /// Whether WAL of this system is here, or would be accepted.
+    pub fn knows(&self, system: SystemIdentifier) -> bool {
+        self.members.iter().any(|member| member.systems.contains(&system))
+            || self.backups().iter().any(|backup| backup.system_identifier == system)
+    }
+
+    fn systems(&self) -> BTreeSet<SystemIdentifier> {
+        let of_members = self.members.iter().flat_map(|member| &member.systems).copied();
+        of_members.chain(self.source_system).collect()
+    }
+
+    /// Whose WAL the directory holds. Its files of other systems are looked at one by one.
+    fn find_source_system(&self) -> Option<SystemIdentifier> {
+        let directory = self.directory.as_ref()?;
+        if self.job.cluster.is_some() {
+            return self.job.cluster;
+        }
+        let known: BTreeSet<_> = self.members.iter().flat_map(|member| &member.systems).copied().collect();
+        let last = directory.system_of_last_segment();
+        if let Some((_, system)) = last
+            && known.contains(&system)
+        {
+            return Some(system);
+        }
+        if known.len() == 1 && last.is_none() {
+            return known.first().copied();
+        }
+        let of_newest_backup =
+            || self.backups().iter().max_by_key(|backup| backup.started_at).map(|b| b.system_identifier);
+        let Some((name, system)) = last else { return of_newest_backup() };
+        if self.knows(system) {
+            return Some(system);
+        }
+        let own = of_newest_backup().or_else(|| known.last().copied());
+        if let Some(expected) = own {
+            let (path, owner) = (directory.path_of(name), "what the repositories hold".to_owned());
+            self.tell("wal-foreign", None, &Error::ForeignWal { path, found: system, expected, owner });
+        }
+        own.or(Some(system))
+    }
+
+    fn report(self, started_at: chrono::DateTime<chrono::Utc>, duration_seconds: f64) -> Report {
+        let source = match self.job.source {
+            Source::Push => "push",
+            Source::Directory(_) => "directory",
+        };
+        let told = self.told.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (mut repositories, mut findings) = (Vec::new(), Vec::new());
+        for (member, missing) in self.members.into_iter().zip(told.missing) {
+            let (mut report, own) = member.report();
+            report.missing = missing;
+            repositories.push(report);
+            findings.extend(own);
+        }
+        findings.extend(told.findings);
+        let mut waiting = told.waiting;
+        waiting.sort_by(|one, other| one.name.cmp(&other.name));
+        Report { started_at, duration_seconds, source, repositories, waiting, findings }
+    }
+}
