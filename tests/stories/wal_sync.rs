@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::site;
 use crate::support::{Outcome, Repository, Site, SiteBuilder, Workload, wait_until};
-use pgbak::pg::WalFileName;
+use pgbak::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
 
 /// Ends the segment in use, after writing something into it; returns its name.
 fn switch(site: &Site) -> String {
@@ -38,6 +38,19 @@ fn wal_objects(repository: &Repository) -> BTreeSet<(PathBuf, u64)> {
     let files = repository.files().into_iter().filter(|path| path.starts_with("wal-archive"));
     let size = |path: &Path| fs::metadata(repository.path.join(path)).unwrap().len();
     files.map(|path| (path.clone(), size(&path))).collect()
+}
+
+/// The same without what lies before the first base backup, of which nobody has any use.
+fn of_use(repository: &Repository, backup: &str) -> BTreeSet<(PathBuf, u64)> {
+    let start: Lsn = repository.record(backup)["start_lsn"].as_str().unwrap().parse().unwrap();
+    let floor = SegmentName::holding(start, Timeline::FIRST, SegmentSize::DEFAULT);
+    let place = |path: &Path| {
+        let name = path.file_name().unwrap().to_str().unwrap().split('.').next().unwrap();
+        WalFileName::parse(name).ok()?.place()
+    };
+    let mut objects = wal_objects(repository);
+    objects.retain(|(path, _)| place(path).is_none_or(|place| place >= floor.place(SegmentSize::DEFAULT)));
+    objects
 }
 
 fn codes(outcome: &Outcome) -> Vec<String> {
@@ -68,8 +81,8 @@ fn the_second_repository_alone_brings_every_row_back() {
     assert!(second.archived().is_empty());
 
     let report = site.pgbak("wal-sync --json").succeeds().says("").json();
-    assert_eq!(wal_objects(first), wal_objects(second), "as it is stored");
-    assert_eq!(report["repositories"][1]["files_copied"], first.archived().len());
+    assert_eq!(of_use(first, &first.the_backup()), wal_objects(second), "as it is stored");
+    assert_eq!(report["repositories"][1]["files_copied"], second.archived().len());
     assert_eq!(report["repositories"][1]["copied_from"][0]["from"], "first");
     fs::rename(&first.path, site.path("gone")).unwrap();
     let restored = site.restore("--repository second");
@@ -144,7 +157,7 @@ fn a_repository_that_is_away_is_told_and_is_complete_when_it_is_back() {
     }
     fs::rename(site.path("gone"), &second.path).unwrap();
     site.pgbak("wal-sync").succeeds();
-    assert_eq!(wal_objects(first), wal_objects(second));
+    assert_eq!(of_use(first, &first.the_backup()), wal_objects(second));
 
     fs::rename(&first.path, site.path("gone")).unwrap();
     fs::rename(&second.path, site.path("gone-too")).unwrap();
@@ -158,17 +171,8 @@ fn a_read_only_repository_still_gives_what_it_has() {
     let site = site!(repositories(2), without_archiving());
     let (first, second) = two(&site);
     let push = |repository: &str, segment: &str| {
-        let config = site
-            .config()
-            .replace("[[repository]]", &format!("[wal]\npush_to = [\"{repository}\"]\n\n[[repository]]"));
-        site.write(
-            "push.toml",
-            config.replacen("[[repository]]", "[[repository]]", 1).replacen(
-                &format!("\n[wal]\npush_to = [\"{repository}\"]\n\n[[repository]]\nname = \"second\""),
-                "\n[[repository]]\nname = \"second\"",
-                1,
-            ),
-        );
+        let wal = format!("[wal]\npush_to = [\"{repository}\"]\n\n[[repository]]");
+        site.write("push.toml", site.config().replacen("[[repository]]", &wal, 1));
         let path = site.cluster().data.join("pg_wal").join(segment);
         site.pgbak(&format!("--config {} wal-push {}", site.path("push.toml").display(), path.display()))
             .succeeds();
@@ -219,18 +223,17 @@ fn a_promotion_s_history_is_copied_before_its_segments() {
     switch_and_push(&site);
     site.wait_until_archived();
     site.cluster_mut().stop();
-    let mut restored = site.restore("--target-action promote --target-immediate");
-    wait_until("the promotion", || restored.sql("SELECT pg_is_in_recovery()") == "f");
-    restored.sql("INSERT INTO t VALUES (11)");
-    restored.stop();
-    let archiving = format!(
-        "{} --config {} wal-push %p",
-        site.path("bin/pgbak").display(),
-        site.path("pgbak.toml").display()
-    );
+    let directory = site.fresh("promoted");
+    site.pgbak(&format!("restore --target-action promote -D {}", directory.display())).succeeds();
+    let mut restored = site.restored_in(&directory);
+    let (pgbak, config) = (site.path("bin/pgbak"), site.path("pgbak.toml"));
+    let push = format!("{} --config {} wal-push %p", pgbak.display(), config.display());
     restored.set("archive_mode", "on");
-    restored.set("archive_command", &archiving);
-    restored.start();
+    restored.set("archive_command", &push);
+    restored.launch();
+    restored.wait_until_recovered();
+    restored.sql("INSERT INTO t VALUES (11)");
+    restored.switch_wal();
     restored.sql("INSERT INTO t VALUES (12)");
     let segment = restored.switch_wal();
     wait_until("the new timeline to be archived", || site.repository().holds(&segment));
@@ -247,7 +250,7 @@ fn a_promotion_s_history_is_copied_before_its_segments() {
         assert!(!archived.iter().any(is_new) || second.holds("00000002.history"), "{archived:?}");
     }
     running.finish().succeeds();
-    assert_eq!(wal_objects(first), wal_objects(second));
+    assert_eq!(of_use(first, &first.the_backup()), of_use(second, &first.the_backup()));
     restores_from(&site, second, "12");
 }
 
@@ -326,7 +329,13 @@ fn what_cp_archives_is_collected_and_restores() {
 #[test]
 fn a_file_that_is_still_being_copied_is_left_and_then_taken() {
     let Some(site) = site_with_directory(Site::with()) else { return };
-    let segments: Vec<String> = (0..3).map(|_| switch_and_copy(&site)).collect();
+    let segments: Vec<String> = (0..3)
+        .map(|_| {
+            // More than a page.
+            site.cluster().sql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 50000))");
+            switch_and_copy(&site)
+        })
+        .collect();
     let last = site.path("archive").join(&segments[2]);
     let whole = fs::read(&last).unwrap();
     // As `cp` has left it half-way; then with its size set beforehand, and only zeros behind what was written.
@@ -380,23 +389,21 @@ fn files_that_are_not_what_they_say_are_told_and_do_not_stop_the_others() {
     let first = switch_and_copy(&site);
     site.pgbak("wal-sync").succeeds();
     let other = site!(of_another_system(), without_archiving());
-    let foreign = other.cluster().switch_wal();
-    let number = |name: &str| u64::from_str_radix(&name[16..], 16).unwrap();
-    let name = |number: u64| format!("{}{number:08X}", &first[..16]);
-    let far = name(number(&foreign));
+    let mut foreign = switch(&other);
+    while foreign[..] <= first[..] || site.path("archive").join(&foreign).exists() {
+        foreign = switch(&other);
+    }
+    // Neither is in the way of a file that this server will archive before they are gone again.
     let archive = site.path("archive");
-    // In the way of no file that this server will archive.
-    let (foreign_path, renamed_path) = (archive.join(&far), archive.join(name(0xF0)));
-    let _ = fs::remove_file(&foreign_path);
-    fs::write(&foreign_path, in_pg_wal(&other, &foreign)).unwrap();
-    fs::copy(archive.join(&first), &renamed_path).unwrap_or_default();
+    let renamed = format!("{}000000F0", &first[..16]);
+    let foreign_path = site.write(&format!("archive/{foreign}"), in_pg_wal(&other, &foreign));
+    let content = fs::read(archive.join(&first)).unwrap();
+    let renamed_path = site.write(&format!("archive/{renamed}"), content);
     site.write("archive/notes.tmp", "x");
     let outcome = site.pgbak("wal-sync --json").exits(3);
     let mut codes = codes(&outcome);
     codes.sort();
-    let is_same_name = far == first;
-    let expected: &[&str] = if is_same_name { &["file-wrong"] } else { &["file-wrong", "wal-foreign"] };
-    assert_eq!(codes, expected, "{outcome}");
+    assert_eq!(codes, ["file-wrong", "wal-foreign"], "{outcome}");
     fs::remove_file(&renamed_path).unwrap();
     fs::remove_file(&foreign_path).unwrap();
     let next = switch_and_copy(&site);
@@ -484,6 +491,7 @@ fn a_run_that_follows_ends_on_a_signal_and_keeps_others_out() {
 fn a_round_that_fails_does_not_end_a_run_that_follows() {
     let site = site!(repositories(2));
     site.pgbak("base-backup").succeeds();
+    site.pgbak("wal-sync").succeeds();
     let (_, second) = two(&site);
     fs::rename(&second.path, site.path("gone")).unwrap();
     let running = site.call("wal-sync --follow --interval 1").start();

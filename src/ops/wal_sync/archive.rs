@@ -50,6 +50,8 @@ pub struct Progress {
     pub holdings: Vec<Holding>,
     /// Why a file of the source's directory was not stored. Those that will be later are among them.
     pub not_collected: BTreeMap<WalFileName, String>,
+    /// What is in the source's directory without being WAL of this system.
+    pub not_wal: BTreeSet<WalFileName>,
     /// Why a member did not get a file.
     pub not_copied: BTreeMap<(usize, WalFileName), String>,
     /// The directories that this round has written to.
@@ -113,9 +115,8 @@ impl<'a> Archive<'a> {
 
     /// Whether a directory is as it was when it was settled, wherever one can look.
     fn is_as(&self, settled: &Settled, found: &Log) -> bool {
-        let pairs = settled.changed_at.iter().zip(&found.changed_at).zip(&self.round.members);
-        let is_same =
-            pairs.map(|((then, now), member)| !member.is_readable() || then == now).all(|same| same);
+        let mut pairs = settled.changed_at.iter().zip(&found.changed_at).zip(&self.round.members);
+        let is_same = pairs.all(|((then, now), member)| !member.is_readable() || then == now);
         let source_is_away = self.round.directory.is_none();
         settled.changed_at.len() == found.changed_at.len()
             && is_same

@@ -111,7 +111,10 @@ impl Archive<'_> {
             runs.entry(log.timeline).or_default().extend(settled.and_then(run_of));
         }
         let mut places: BTreeMap<Timeline, Vec<SegmentPlace>> = BTreeMap::new();
-        for name in union.iter().filter(|name| matches!(name, WalFileName::Segment(_))) {
+        let not_collected = self.progress().not_collected.clone();
+        let is_held = |name: &&WalFileName| !not_collected.contains_key(name);
+        let segments = union.iter().filter(|name| matches!(name, WalFileName::Segment(_)));
+        for name in segments.filter(is_held) {
             places.entry(name.timeline()).or_default().extend(name.place());
         }
         for (timeline, mut places) in places {
@@ -120,6 +123,13 @@ impl Archive<'_> {
         }
         let gaps = runs.into_iter().flat_map(|(timeline, runs)| plan::gaps(timeline, runs, size));
         let mut gaps: Vec<Gap> = gaps.collect();
+        // What the source's directory has is not missing everywhere.
+        let in_source = |place: SegmentPlace, gap: &Gap| not_collected.contains_key(&place.on(gap.timeline));
+        let is_in_source = |gap: &Gap| {
+            let places = std::iter::successors(Some(gap.first), |place| Some(place.next(size)));
+            places.take_while(|place| *place <= gap.last).all(|place| in_source(place, gap))
+        };
+        gaps.retain(|gap| !is_in_source(gap));
         let mut newest = self.memory.newest_backup.as_deref().and_then(place_of);
         gaps.retain(|gap| Some(gap.last) >= newest);
         if !gaps.is_empty() {
@@ -215,8 +225,11 @@ impl Archive<'_> {
                 gap.timeline == log.timeline && gap.first.log() <= log.log && log.log <= gap.last.log()
             })
         };
-        let not_collected: BTreeSet<_> =
-            self.progress().not_collected.keys().filter_map(LogDirectory::of).collect();
+        let not_collected: BTreeSet<_> = {
+            let progress = self.progress();
+            let names = progress.not_collected.keys().chain(&progress.not_wal);
+            names.filter_map(LogDirectory::of).collect()
+        };
         let open: BTreeSet<_> = lacking.values().flatten().filter_map(LogDirectory::of).collect();
         let can_settle = |log: &LogDirectory, found: &Log| {
             found.is_listed

@@ -119,7 +119,7 @@ fn begin<'a>(context: &'a Context<'_>) -> Result<(Job<'a>, Lock), Error> {
     let job = Job {
         repositories,
         source,
-        cluster: cluster(context)?,
+        cluster: cluster(context),
         compression: context.config.backup.compression,
         workers: context.workers()?,
         decoders: Arc::new(decoders.map_err(|source| repo::Error::Threads { source })?),
@@ -151,12 +151,11 @@ fn source(context: &Context<'_>) -> Result<Source, Error> {
     }
 }
 
-/// Who the configured data directory belongs to. It may be on another machine, or closed to this user.
-fn cluster(context: &Context<'_>) -> Result<Option<SystemIdentifier>, Error> {
-    let Some(directory) = &context.config.postgres.data_directory else { return Ok(None) };
-    match data_directory::control_file(directory) {
-        Ok(control) => Ok(control.map(|control| control.system_identifier)),
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
-        Err(error) => Err(error),
-    }
+/// Who the configured data directory belongs to; `None` where it is on another machine, closed to this user, or its
+/// control file is being written.
+fn cluster(context: &Context<'_>) -> Option<SystemIdentifier> {
+    let directory = context.config.postgres.data_directory.as_ref()?;
+    let control = data_directory::control_file(directory);
+    let control = control.inspect_err(|error| tracing::info!("the data directory says nothing: {error}"));
+    control.ok().flatten().map(|control| control.system_identifier)
 }

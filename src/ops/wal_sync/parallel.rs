@@ -19,7 +19,7 @@ pub fn each<T: Sync>(items: &[T], act: impl Fn(&T) + Sync) {
     }
     thread::scope(|scope| {
         for _ in 0..items.len().min(THREADS) {
-            scope.spawn(&work);
+            scope.spawn(work);
         }
     });
 }

@@ -503,10 +503,12 @@ fn a_wrong_file_does_not_stop_the_others() {
     report.findings.sort_by_key(|finding| finding.message.clone());
     let mut codes = codes(&report);
     codes.sort_unstable();
-    assert_eq!(codes, ["file-incomplete", "file-wrong", "wal-foreign"], "{report:#?}");
+    assert_eq!(codes, ["file-incomplete", "file-wrong", "wal-foreign", "wal-gap", "wal-gap"], "{report:#?}");
     assert_eq!(stage.places[0].wal(), [1, 4, 6].map(|number| name(1, number) + ".lz4"));
     assert_eq!(report.waiting.len(), 1, "{report:#?}");
     assert_eq!(report.waiting[0].name, name(1, 7));
+    let missing: Vec<_> = report.repositories[0].missing.iter().map(|missing| &missing.first).collect();
+    assert_eq!(missing, [&name(1, 3)], "nobody misses what is no WAL of this cluster");
 }
 
 #[test]

@@ -39,29 +39,34 @@ impl Archive<'_> {
         names.retain(|name| plan::is_of_use(name, floor));
         names.sort_by_cached_key(|name| plan::order(name));
         parallel::each(&names, |name| {
-            if !self.is_interrupted()
-                && let Err(reason) = self.collect_one(directory, name)
-            {
-                self.progress().not_collected.insert((*name).clone(), reason);
+            if self.is_interrupted() {
+                return;
+            }
+            match self.collect_one(directory, name) {
+                Ok(()) => {}
+                Err(NotCollected::NotWal) => drop(self.progress().not_wal.insert((*name).clone())),
+                Err(NotCollected::Because(reason)) => {
+                    self.progress().not_collected.insert((*name).clone(), reason);
+                }
             }
         });
     }
 
     /// Says why a file was not stored.
-    fn collect_one(&self, directory: &SourceDirectory, name: &WalFileName) -> Result<(), String> {
+    fn collect_one(&self, directory: &SourceDirectory, name: &WalFileName) -> Result<(), NotCollected> {
         let takers: Vec<usize> = self
             .readable()
             .into_iter()
             .filter(|&number| self.is_ready(number) && self.has_history_of(number, name))
             .collect();
         if takers.is_empty() {
-            return Err("no repository takes it".to_owned());
+            return Err(nobody_took_it());
         }
         let path = directory.path_of(name);
         let look = directory.look_at(name).map_err(|source| {
             let error = Error::Io { action: "read", path: path.clone(), source };
             self.round.tell("file-unreadable", None, &error);
-            error.to_string()
+            NotCollected::Because(error.to_string())
         })?;
         let wrong = |code, reason: String| {
             self.round.tell(code, None, &Error::NotThisWal { path: path.clone(), reason: reason.clone() });
@@ -69,16 +74,19 @@ impl Archive<'_> {
         };
         match look {
             Look::Gone => Ok(()),
-            Look::Incomplete(reason) if directory.has_later(name) => Err(wrong(
+            Look::Incomplete(reason) if directory.has_later(name) => Err(NotCollected::Because(wrong(
                 "file-incomplete",
                 format!("{reason}, and will not get more, as PostgreSQL has gone on to the next"),
-            )),
+            ))),
             Look::Incomplete(reason) => {
                 tracing::info!("{name} is left for the next round: {reason}");
                 self.round.told().waiting.push(Waiting { name: name.to_string(), reason: reason.clone() });
-                Err(reason)
+                Err(NotCollected::Because(reason))
             }
-            Look::Wrong(reason) => Err(wrong("file-wrong", reason)),
+            Look::Wrong(reason) => {
+                wrong("file-wrong", reason);
+                Err(NotCollected::NotWal)
+            }
             Look::Whole { file, system: Some(system), .. } if system != self.system => {
                 self.collect_of_other_system(directory, name, &file, system)
             }
@@ -88,7 +96,7 @@ impl Archive<'_> {
         }
     }
 
-    fn store(&self, name: &WalFileName, file: &File, takers: &[usize]) -> Result<(), String> {
+    fn store(&self, name: &WalFileName, file: &File, takers: &[usize]) -> Result<(), NotCollected> {
         let job = self.round.job;
         for &number in takers {
             let member = &self.round.members[number];
@@ -107,7 +115,7 @@ impl Archive<'_> {
                     let code = if is_conflict { "wal-conflict" } else { "file-unreadable" };
                     let reason = error.to_string();
                     self.round.tell(code, Some(member.name()), &error.into());
-                    return Err(reason);
+                    return Err(NotCollected::Because(reason));
                 }
                 Err(error @ repo::Error::Damaged { .. }) => {
                     self.round.tell("wal-damaged", Some(member.name()), &error.into());
@@ -115,7 +123,7 @@ impl Archive<'_> {
                 Err(error) => member.writing.note(error),
             }
         }
-        Err("no repository took it".to_owned())
+        Err(nobody_took_it())
     }
 
     /// After `pg_upgrade`, the former cluster's last segments may still be in the directory.
@@ -125,14 +133,13 @@ impl Archive<'_> {
         name: &WalFileName,
         file: &File,
         found: SystemIdentifier,
-    ) -> Result<(), String> {
-        let is_former = self.round.job.cluster.is_none() && self.round.knows(found);
-        if !is_former {
+    ) -> Result<(), NotCollected> {
+        if !self.round.knows(found) {
             let (path, owner) =
                 (directory.path_of(name), "the cluster that the directory belongs to".to_owned());
             let error = Error::ForeignWal { path, found, expected: self.system, owner };
             self.round.tell("wal-foreign", None, &error);
-            return Err(error.to_string());
+            return Err(NotCollected::NotWal);
         }
         let job = self.round.job;
         let members = || self.readable().into_iter().map(|number| &self.round.members[number]);
@@ -147,7 +154,7 @@ impl Archive<'_> {
                 Err(error) => member.writing.note(error),
             }
         }
-        Err("no repository took it".to_owned())
+        Err(nobody_took_it())
     }
 
     /// Copies between repositories until each has what any has.
@@ -251,6 +258,18 @@ impl Archive<'_> {
             member.tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(from, stored_bytes);
         }
     }
+}
+
+/// What kept a file of the source's directory from being stored.
+enum NotCollected {
+    /// It is wanted.
+    Because(String),
+    /// It is not what its name says, or not this cluster's, and nobody misses it.
+    NotWal,
+}
+
+fn nobody_took_it() -> NotCollected {
+    NotCollected::Because("no repository took it".to_owned())
 }
 
 /// Looks at a file while it is copied.
