@@ -467,6 +467,8 @@ fn a_run_that_follows_ends_on_a_signal_and_keeps_others_out() {
         let mut running = env(&site, "wal-sync --follow --json").start();
         let segment = switch_and_copy(&site);
         wait_until("the next round", || site.repository().holds(&segment));
+        let told = || fs::read_to_string(running.stdout()).unwrap();
+        wait_until("the round to be told", || told().ends_with('\n'));
         env(&site, "wal-sync").run().exits(4).refuses(&["another wal-sync is at work"], &[]);
         assert!(!running.has_ended());
         running.signal(signal);
