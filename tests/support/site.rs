@@ -186,7 +186,11 @@ impl Site {
         // Without a record of its own there may be nothing to switch from.
         self.cluster.sql("SELECT pg_logical_emit_message(false, 'test', 'archive this')");
         let segment = self.cluster.switch_wal();
-        wait_until(&format!("{segment} to be archived"), || self.repository().holds(&segment));
+        // The server learns of it a moment later than the repository, and a crash in between archives it again.
+        let status = self.cluster.data.join("pg_wal/archive_status").join(format!("{segment}.ready"));
+        wait_until(&format!("{segment} to be archived"), || {
+            self.repository().holds(&segment) && !status.exists()
+        });
     }
 
     /// A small disk at a fresh path; `None`, with the test noted as skipped, where that is not permitted.
