@@ -1,5 +1,7 @@
 //! Two places, and a bad network or a dying server between them. Each story ends in a restore from either place alone.
 
+use std::fs;
+
 use rustix::process::Signal;
 
 use crate::pair;
@@ -71,14 +73,14 @@ fn a_link_that_is_cut_after_every_so_many_bytes_goes_unnoticed() {
             pair.assert_nothing_is_half();
         }
     });
-    for (after_bytes, ending) in [(30_011, Ending::Reset), (100_003, Ending::Close)] {
-        pair.proxy.cut_times(after_bytes, ending, 10);
+    for (after_bytes, ending) in [(10_007, Ending::Reset), (30_011, Ending::Close)] {
+        pair.proxy.cut_times(after_bytes, ending, 3);
         let cuts = pair.proxy.cuts();
         pair.site.pgbak("wal-sync").succeeds();
         assert!(pair.proxy.cuts() > cuts, "nothing was cut after {after_bytes}");
         pair.assert_both_have_the_wal();
         pair.assert_nothing_is_half();
-        (0..3).for_each(|_| drop(pair.archive_a_segment()));
+        (0..30).for_each(|_| drop(pair.archive_a_segment()));
     }
     pair.proxy.heal();
     pair.repair();
@@ -111,29 +113,28 @@ fn a_link_on_which_nothing_gets_through_is_given_up_when_asked_to() {
 fn silence_is_waited_for_no_longer_than_it_takes_to_call_again() {
     let mut pair = pair!(Chrooted);
     let account = under_load!(pair, ());
-    // During the login, and in the middle.
-    for bytes in [1_500, 1_000_000] {
+    let during_login = 1_500;
+    for (bytes, backups) in [(during_login, 1), (6_000, 2), (1_000_000, 3)] {
         let running = pair.stop_in_the_middle("base-backup --json", bytes);
         let mut running = running.expect("it uploads more than that");
-        if bytes < 10_000 {
+        if bytes == during_login {
             pair.proxy.strand();
         } else {
-            let all = pair.local().backups().len() + 1;
-            wait_until("the local copy to be there", || pair.local().backups().len() == all);
-            assert!(!running.has_ended());
+            wait_until("the local copy to be there", || pair.local().backups().len() == backups);
+            assert!(!running.has_ended(), "{}", running.stderr_so_far());
         }
         pair.proxy.heal();
         let outcome = running.finish().succeeds();
-        assert_eq!(outcome.stderr.contains("trying again"), bytes < 10_000, "{outcome}");
+        assert_eq!(outcome.stderr.contains("trying again"), bytes == during_login, "{outcome}");
         pair.assert_report_is_true(&outcome);
     }
 
-    let running = pair.stop_in_the_middle("wal-sync", 30_000).expect("it uploads more than that");
+    let running = pair.stop_in_the_middle("wal-sync", 6_000).expect("it uploads more than that");
     running.signal(Signal::TERM);
     running.finish().exits(143);
     pair.proxy.heal();
     pair.assert_nothing_is_half();
-    let running = pair.stop_in_the_middle("wal-sync", 60_000).expect("it uploads more than that");
+    let running = pair.stop_in_the_middle("wal-sync", 6_000).expect("it uploads more than that");
     pair.proxy.heal();
     running.finish().succeeds();
     pair.repair();
@@ -160,7 +161,7 @@ fn recovery_stops_while_every_repository_is_away_and_goes_on_from_the_one_that_i
     wait_until("recovery to be under way", || restored.log().contains("restored log file"));
     restored.freeze();
     let (home, away) = (pair.local().path.clone(), pair.site.path("away"));
-    std::fs::rename(&home, &away).unwrap();
+    fs::rename(&home, &away).unwrap();
     pair.sshd.kill();
     let fetched = pair.site.fresh("fetched");
     pair.site.pgbak(&format!("wal-fetch {last} {}", fetched.display())).exits(200);
@@ -171,12 +172,20 @@ fn recovery_stops_while_every_repository_is_away_and_goes_on_from_the_one_that_i
     assert!(restored.log().contains("FATAL"), "{}", restored.log());
 
     pair.sshd.start_again();
+    let fetched = pair.site.fresh("fetched");
+    pair.site.pgbak(&format!("wal-fetch {last} {}", fetched.display())).succeeds();
+    assert_eq!(
+        fs::read(&fetched).unwrap(),
+        fs::read(pair.site.cluster().data.join("pg_wal").join(&last)).unwrap()
+    );
+    // A restore from nothing goes to the repository that is there.
+    let remote_alone = pair.site.restore("");
+    assert_eq!(remote_alone.sql("SELECT count(*) FROM t"), "40");
+    drop(remote_alone);
+
+    // Where the archive ends, only both together can tell.
+    fs::rename(&away, &home).unwrap();
     restored.start();
     restored.wait_until_recovered();
-    assert_eq!(restored.sql("SELECT count(*) FROM t"), "40", "from the remote alone");
-    drop(restored);
-    // And a restore from nothing goes to the repository that is there.
-    let restored = pair.site.restore("");
     assert_eq!(restored.sql("SELECT count(*) FROM t"), "40");
-    std::fs::rename(&away, &home).unwrap();
 }

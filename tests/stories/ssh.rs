@@ -80,7 +80,7 @@ fn a_key_that_is_refused_costs_the_remote_copy_and_names_the_key() {
     pair.sshd.authorize(&key);
     pair.site.change_config(pair.sshd.key().to_str().unwrap(), key.to_str().unwrap());
     let copy = || pair.site.call("base-backup --copy-missing");
-    copy().run().exits(3).stderr_has("PGBAK_SSH_PASSPHRASE");
+    copy().run().exits(3).stdout_has("PGBAK_SSH_PASSPHRASE");
     copy().env("PGBAK_SSH_PASSPHRASE", "open sesame").run().succeeds();
     pair.site.change_config(key.to_str().unwrap(), pair.sshd.key().to_str().unwrap());
     pair.sshd.authorize(&pair.sshd.key());

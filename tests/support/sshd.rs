@@ -130,7 +130,8 @@ impl Sshd {
 
     /// The same for the server reached by another port of this machine, that of a proxy.
     pub fn known_hosts_at(&self, port: u16) -> PathBuf {
-        let path = self.path(&format!("known_hosts-{port}"));
+        // Where the identity may write: `ssh-keygen -R` puts a new file in the place of the old one.
+        let path = self.path(&format!("keys/known_hosts-{port}"));
         let host = match port {
             SSH_PORT => self.address.to_string(),
             _ => format!("[{}]:{port}", self.address),
