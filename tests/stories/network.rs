@@ -112,7 +112,7 @@ fn a_link_on_which_nothing_gets_through_is_given_up_when_asked_to() {
 #[test]
 fn silence_is_waited_for_no_longer_than_it_takes_to_call_again() {
     let mut pair = pair!(Chrooted);
-    let account = under_load!(pair, ());
+    let account = under_load!(pair, {});
     let during_login = 1_500;
     for (bytes, backups) in [(during_login, 1), (6_000, 2), (1_000_000, 3)] {
         let running = pair.stop_in_the_middle("base-backup --json", bytes);
