@@ -13,6 +13,7 @@ mod stories {
     mod fixture;
     mod network;
     mod restore;
+    mod slow_link;
     mod ssh;
     mod status;
     mod wal_sync;
