@@ -1,5 +1,7 @@
 //! Death of pgbak itself, at any point of what it does to the server, and two of it at once.
 
+use std::path::Path;
+
 use crate::pair;
 use crate::support::{Ending, Pair, Workload};
 
@@ -34,7 +36,14 @@ fn a_backup_killed_anywhere_is_whole_or_absent_and_the_next_one_goes_through() {
     pair.archive_a_segment();
     pair.repair();
     for repository in pair.site.repositories() {
-        assert_eq!(repository.backups(), repository.directories_of_backups(), "the dead left nothing");
+        let backups = repository.backups();
+        let mut left = repository.files();
+        left.retain(|file| file.starts_with("base-backups"));
+        left.retain(|file| {
+            !backups.iter().any(|backup| file.starts_with(Path::new("base-backups").join(backup)))
+        });
+        // A directory that was made and never written to may stay: storage knows objects, and deletes nothing else.
+        assert!(left.is_empty(), "the dead left in {}: {left:?}", repository.name);
     }
     pair.assert_both_restore(&account);
 }
