@@ -11,6 +11,7 @@ use crate::catalog::BackupInfo;
 use crate::pg::manifest::Manifest;
 use crate::plan::recovery::{self, RecoveryPlan, RecoveryRequest};
 use crate::repo::{BackupReader, Repository};
+use crate::storage::Patience;
 
 /// A plan that can be carried out, and what it needs.
 pub struct Proof {
@@ -27,7 +28,8 @@ impl Proof {
     /// Takes the first repository, in the order of the configuration, that can give what is asked for.
     pub fn find(context: &Context<'_>, request: &Request, now: DateTime<Utc>) -> Result<Self, Error> {
         let names: Vec<String> = request.repository.iter().cloned().collect();
-        let repositories = context.repositories(&names)?;
+        // One that is away is not waited for while another may do; what is read from then on is.
+        let repositories = context.repositories_with(&names, Patience::SHORT)?;
         let mut refused = Vec::new();
         let mut found = None;
         let mut readable = Vec::new();
@@ -44,7 +46,8 @@ impl Proof {
                 }
             }
         }
-        let Some(proof) = found else { return Err(summarised(refused)) };
+        let Some(mut proof) = found else { return Err(summarised(refused)) };
+        proof.repository = context.repositories(&[proof.repository.name().to_owned()])?.remove(0);
         let all = readable.len() == context.config.repositories.len();
         Ok(Self { wal_repositories: if all { Vec::new() } else { readable }, ..proof })
     }

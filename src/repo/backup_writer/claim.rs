@@ -110,6 +110,10 @@ fn sweep(repository: &Repository, observer: &Observer<'_>, now: DateTime<Utc>) -
 fn discard(repository: &Repository, directory: &str) -> Result<()> {
     let storage = repository.storage();
     let mut entries = storage.list(directory)?;
+    if entries.is_empty() {
+        // A run that died before its lease left the directory; it goes as after the last of its objects.
+        storage.delete(&storage::join(directory, layout::RECORD))?;
+    }
     entries.sort_by_key(|entry| (entry.name != layout::RECORD, layout::is_lease(&entry.name)));
     for entry in entries.into_iter().filter(|entry| !entry.is_directory()) {
         storage.delete(&storage::join(directory, &entry.name))?;

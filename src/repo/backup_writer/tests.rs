@@ -9,7 +9,7 @@ use crate::catalog::backup::{BackupKind, BackupSource};
 use crate::pg::{Lsn, SegmentSize, ServerVersion, SystemIdentifier, Timeline};
 use crate::pipe::FRAME_SIZE;
 use crate::repo::lease::Holder;
-use crate::storage::{Entry, Memory, Storage};
+use crate::storage::{Entry, Local, Memory, Storage};
 
 /// Far storage whose uploads wait at a gate.
 struct Slow {
@@ -254,4 +254,14 @@ fn a_directory_that_another_run_fills_is_left_alone() {
     assert!(matches!(error, Err(Error::BackupInProgress { .. })), "{error:?}");
     claim.hold().expect("its lease is still there");
     assert_eq!(remote.list(&layout::backup_directory(name)).unwrap().len(), 1);
+}
+
+#[test]
+fn the_empty_directory_of_a_run_that_died_before_its_lease_goes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let left = scratch.path().join("base-backups/base_backup_20200101_000000");
+    std::fs::create_dir_all(&left).unwrap();
+    let disk = Repository::new("disk", Arc::new(Local::new(scratch.path())), Distance::Near);
+    assert_eq!(take(&[disk], || ()).unwrap(), [None]);
+    assert!(!left.exists());
 }
