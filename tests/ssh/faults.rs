@@ -100,6 +100,22 @@ fn a_link_that_is_cut_again_and_again_costs_time_and_nothing_else() {
     assert!(proxy.cuts() >= 10, "{} cuts", proxy.cuts());
 }
 
+#[test]
+fn a_link_that_lives_for_a_few_kilobytes_gets_an_object_through() {
+    let server = server!(SshAccount::Shell, "");
+    let proxy = Proxy::to(server.sshd.port());
+    let settings = server.settings_at(proxy.port());
+    let bytes = noise(1 << 20);
+    // So slow that acknowledgements come back before the next cut.
+    proxy.throttle(10_000_000);
+    proxy.cut_every(100_000, Ending::Close);
+    let storage = patient(SftpSettings { sessions: 1, ..settings });
+    put(&storage, "x", &bytes).unwrap();
+    assert!(fs::read(server.directory.join("x")).unwrap() == bytes);
+    assert!(proxy.cuts() >= 10, "{} cuts", proxy.cuts());
+    assert!(get(&storage, "x") == bytes);
+}
+
 /// An upload whose name was published, and whose link was cut before the answer came back.
 fn unanswered_commit(server: &Server, proxy: &Proxy) -> (Sftp, Box<dyn Upload>, PathBuf) {
     let storage = open(SftpSettings { sessions: 1, ..server.settings_at(proxy.port()) });

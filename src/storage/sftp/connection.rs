@@ -10,25 +10,22 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rustix::event::EventfdFlags;
 
 use super::driver::Driver;
 use super::failure::{Attempt, Expect, Failure};
 use super::packet::{DATA_BYTES_USUAL, Extensions, FileSystem, Reply, Request};
+use super::queue::{Queue, Refused};
 use super::session::Established;
 use super::waiting::{SLICE, Waiting};
-
-/// How many requests may wait to be sent; whoever has one more waits first.
-const QUEUE_LENGTH: usize = 256;
 
 /// What a request without data counts for.
 const REQUEST_COST_BYTES: u64 = 1 << 10;
 
 /// Dropping it ends the session, after what was sent.
 pub struct Connection {
-    /// `None` only while it is dropped.
-    queue: Option<Sender<Outgoing>>,
+    queue: Arc<Queue<Outgoing>>,
     wake: Arc<OwnedFd>,
     shared: Arc<Shared>,
 }
@@ -127,7 +124,7 @@ impl Connection {
         let lost = |error: std::io::Error| Failure::lost(format!("starting a connection: {error}"));
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wake = Arc::new(wake.map_err(|error| lost(error.into()))?);
-        let (sender, receiver) = crossbeam_channel::bounded(QUEUE_LENGTH);
+        let queue = Arc::new(Queue::default());
         let shared = Arc::new(Shared {
             extensions: established.extensions.clone(),
             lost: OnceLock::new(),
@@ -135,11 +132,11 @@ impl Connection {
             write_bytes_max: AtomicUsize::new(DATA_BYTES_USUAL),
             busy_bytes: AtomicU64::new(0),
         });
-        let driver =
-            Driver::new(established, receiver, Arc::clone(&wake), Arc::clone(&shared)).map_err(lost)?;
+        let driver = Driver::new(established, Arc::clone(&queue), Arc::clone(&wake), Arc::clone(&shared))
+            .map_err(lost)?;
         let thread = std::thread::Builder::new().name("sftp".into());
         thread.spawn(move || driver.run()).map_err(lost)?;
-        Ok(Arc::new(Self { queue: Some(sender), wake, shared }))
+        Ok(Arc::new(Self { queue, wake, shared }))
     }
 
     pub fn is_lost(&self) -> bool {
@@ -181,10 +178,8 @@ impl Connection {
 
     /// Sends a request whose reply nobody waits for, unless the queue is full.
     pub fn mention(&self, request: &Request<'_>) {
-        if let Some(queue) = &self.queue {
-            let _ = queue.try_send(self.outgoing(request, Cargo::default(), None));
-            self.wake();
-        }
+        let _ = self.queue.try_push(self.outgoing(request, Cargo::default(), None));
+        self.wake();
     }
 
     fn outgoing(&self, request: &Request<'_>, cargo: Cargo, to: Option<(&Mailbox, Tag)>) -> Outgoing {
@@ -205,26 +200,19 @@ impl Connection {
         }
     }
 
-    fn enqueue(&self, mut outgoing: Outgoing, waiting: &mut Waiting) -> Attempt<()> {
-        let queue = self.queue.as_ref().expect("it is not being dropped");
-        loop {
-            match queue.send_timeout(outgoing, SLICE) {
-                Ok(()) => {
-                    self.wake();
-                    return Ok(());
-                }
-                Err(SendTimeoutError::Timeout(back)) => {
-                    if let Err(failure) = waiting.waited() {
-                        return Err(unsent(back, failure));
-                    }
-                    outgoing = back;
-                }
-                Err(SendTimeoutError::Disconnected(back)) => {
-                    let reason = self.shared.lost.get().cloned().unwrap_or_default();
-                    return Err(unsent(back, Failure::Lost { reason }));
-                }
+    fn enqueue(&self, outgoing: Outgoing, waiting: &mut Waiting) -> Attempt<()> {
+        let refused = match self.queue.push(outgoing, waiting) {
+            Ok(()) => {
+                self.wake();
+                return Ok(());
             }
-        }
+            Err(refused) => refused,
+        };
+        let Refused { item: Outgoing { mut reply_to, .. }, failure } = refused;
+        // The caller is told, not the mailbox.
+        reply_to.mailbox = None;
+        let lost = || Failure::lost(self.shared.lost.get().map_or("", String::as_str));
+        Err(failure.unwrap_or_else(lost))
     }
 
     fn wake(&self) {
@@ -271,15 +259,9 @@ impl Connection {
     }
 }
 
-/// Takes a request back without telling its mailbox: the caller is told.
-fn unsent(mut outgoing: Outgoing, failure: Failure) -> Failure {
-    outgoing.reply_to.mailbox = None;
-    failure
-}
-
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.queue = None;
+        self.queue.finish();
         self.wake();
     }
 }

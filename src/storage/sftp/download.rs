@@ -1,4 +1,5 @@
-//! Reading an object, over as many connections as it takes: each goes on where the last one was lost.
+//! Reading an object, over as many connections as it takes: each goes on where the last one was lost. As long as
+//! each brings something, that happens within the call.
 
 use std::io::{self, Read};
 
@@ -16,12 +17,20 @@ pub struct Download {
     read_bytes: u64,
     /// `None` after the connection was lost, and at the end.
     range: Option<Range>,
+    /// Something was read since the last connection was lost.
+    has_progress: bool,
 }
 
 impl Download {
     pub fn open(storage: &Sftp, key: &str) -> Attempt<Self> {
-        let mut download =
-            Self { storage: storage.clone(), key: key.to_owned(), size_bytes: 0, read_bytes: 0, range: None };
+        let mut download = Self {
+            storage: storage.clone(),
+            key: key.to_owned(),
+            size_bytes: 0,
+            read_bytes: 0,
+            range: None,
+            has_progress: false,
+        };
         let (range, size_bytes) = download.open_range()?;
         (download.range, download.size_bytes) = (Some(range), size_bytes);
         Ok(download)
@@ -73,13 +82,26 @@ impl Download {
         buffer[..count].copy_from_slice(&found[..count]);
         range.take(count);
         self.read_bytes += count as u64;
+        self.has_progress = true;
         Ok(count)
+    }
+
+    fn persist(&mut self, buffer: &mut [u8]) -> Attempt<usize> {
+        loop {
+            match self.read_some(buffer) {
+                Err(failure) if failure.is_lost() && std::mem::take(&mut self.has_progress) => {
+                    tracing::debug!("{} goes on by another connection: {failure}", self.key);
+                    self.range = None;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 }
 
 impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_some(buffer).map_err(|failure| {
+        self.persist(buffer).map_err(|failure| {
             // Whatever it was, what is under way is of no more use.
             self.range = None;
             let error: Error = failure.of("read", &self.key, &self.storage);

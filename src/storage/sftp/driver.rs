@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -25,6 +24,7 @@ use ssh2::{BlockDirections, Channel, Session};
 
 use super::connection::{Outgoing, ReplyTo, Shared};
 use super::packet::{ID_AT, Limits, PACKET_BYTES_MAX, Reply, Request};
+use super::queue::{Popped, Queue};
 use super::session::Established;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ pub struct Driver {
     session: Session,
     channel: Channel,
     socket: Arc<TcpStream>,
-    queue: Receiver<Outgoing>,
+    queue: Arc<Queue<Outgoing>>,
     wake: Arc<OwnedFd>,
     timer: OwnedFd,
     shared: Arc<Shared>,
@@ -146,7 +146,7 @@ enum Progress {
 impl Driver {
     pub fn new(
         established: Established,
-        queue: Receiver<Outgoing>,
+        queue: Arc<Queue<Outgoing>>,
         wake: Arc<OwnedFd>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
@@ -180,16 +180,9 @@ impl Driver {
         if self.shared.extensions.has("limits@openssh.com") {
             self.outbox.push_back(Sending::new(LIMITS_ID, Request::Limits.encode(), None));
         }
-        let reason = match self.serve() {
-            Ok(()) => "the connection was closed".to_owned(),
-            Err(reason) => reason,
-        };
+        let reason = self.serve().map_or_else(|reason| reason, |()| "the connection was closed".to_owned());
         tracing::debug!("an SSH session ends: {reason}");
         let _ = self.shared.lost.set(reason);
-        // Best effort, and not waited for. What is freed afterwards must not find anything to wait for.
-        let _ = self.channel.close();
-        let _ = self.session.disconnect(None, "done", None);
-        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     fn serve(&mut self) -> Result<(), String> {
@@ -217,10 +210,10 @@ impl Driver {
     /// Takes requests over, as many as are about to be sent.
     fn collect(&mut self) {
         while self.outbox.len() < WRITES_AT_ONCE && !self.is_closing {
-            match self.queue.try_recv() {
-                Ok(outgoing) => self.accept(outgoing),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => self.is_closing = true,
+            match self.queue.pop() {
+                Popped::Item(outgoing) => self.accept(outgoing),
+                Popped::Nothing => return,
+                Popped::End => self.is_closing = true,
             }
         }
     }
@@ -372,6 +365,18 @@ impl Driver {
             self.quiet += TICK;
         }
         Ok(())
+    }
+}
+
+impl Drop for Driver {
+    /// However it ends, nobody may wait for it: whoever is left is answered now, or by what is dropped after this.
+    fn drop(&mut self) {
+        let _ = self.shared.lost.set("the thread of the connection ended".to_owned());
+        self.queue.close();
+        // Best effort, and not waited for. What libssh2 frees afterwards must not find anything to wait for.
+        let _ = self.channel.close();
+        let _ = self.session.disconnect(None, "done", None);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 

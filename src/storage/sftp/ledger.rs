@@ -58,6 +58,21 @@ impl Ledger {
         self.unsent.insert(offset);
     }
 
+    /// Cuts what is to be sent into chunks of no more than `length_max`.
+    pub fn split(&mut self, length_max: usize) {
+        for offset in self.unsent.clone() {
+            let chunk = self.chunks.get_mut(&offset).expect("what is unsent is known");
+            if chunk.length as usize <= length_max {
+                continue;
+            }
+            let Place::Unsent(data) = &chunk.place else { unreachable!("what is unsent has its data") };
+            let data = Arc::clone(data);
+            for (i, piece) in data.chunks(length_max).enumerate() {
+                self.add(offset + (i * length_max) as u64, piece.to_owned());
+            }
+        }
+    }
+
     /// The first chunk that is to be sent.
     pub fn unsent(&self) -> Option<(u64, Arc<Vec<u8>>)> {
         let offset = *self.unsent.first()?;
@@ -162,6 +177,26 @@ mod tests {
         assert_eq!(ledger.unsent(), Some((20, Arc::new(vec![2; 10]))));
         send_all(&mut ledger, 2);
         assert_eq!(offsets(&ledger.unproven()), [0]);
+    }
+
+    #[test]
+    fn what_is_to_be_sent_can_be_cut_smaller() {
+        let mut ledger = Ledger::default();
+        let bytes: Vec<u8> = (0..100).collect();
+        ledger.add(1000, bytes[..10].to_owned());
+        ledger.sent(1000, 1);
+        ledger.add(1010, bytes[10..75].to_owned());
+        ledger.split(30);
+        let mut found = Vec::new();
+        while let Some((offset, data)) = ledger.unsent() {
+            assert_eq!(offset, 1010 + found.len() as u64);
+            assert!(data.len() <= 30);
+            found.extend_from_slice(&data);
+            ledger.sent(offset, 1);
+        }
+        assert_eq!(found, bytes[10..75]);
+        ledger.lost(1);
+        assert_eq!(ledger.unsent().unwrap().0, 1000);
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod listing;
 mod packet;
 mod pool;
 mod publish;
+mod queue;
 mod range;
 mod session;
 mod settings;

@@ -4,8 +4,10 @@
 //! window bounds how many. A large object is striped: each chunk goes to the session with the least under way.
 //!
 //! A lane is a connection with a handle of the unfinished file. When one is lost, the others send again what it had
-//! under way. When the last one is lost, the call fails as transient; repeated, it opens the file anew on a new
-//! connection, reads back and compares what was acknowledged but not yet durable, and goes on.
+//! under way. When the last one is lost, the file is opened anew on a new connection; what was acknowledged but is not
+//! yet durable is read back and compared; and the upload goes on. As long as each connection brings it forward, that
+//! happens within the call; one that was lost before anything was acknowledged fails the call as transient, and makes
+//! the window and the chunks smaller, so that even a link that lives for a few kilobytes gets an upload through.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -24,7 +26,8 @@ use super::tree::{ATTEMPTS, directory_handle, parent};
 use super::waiting::Waiting;
 
 /// Under way on one lane: enough for 100 MB/s over 20 ms, and as much as OpenSSH's server lets wait.
-const WINDOW_BYTES: u64 = 4 << 20;
+const WINDOW_BYTES_MAX: u64 = 4 << 20;
+const WINDOW_BYTES_MIN: u64 = 8 << 10;
 
 /// An object that is larger is striped over several sessions.
 const STRIPE_FROM_BYTES: u64 = 8 << 20;
@@ -47,7 +50,11 @@ pub struct SftpUpload {
     ledger: Ledger,
     /// What is gathered until it is a chunk.
     chunk: Vec<u8>,
-    chunk_bytes_max: usize,
+    /// What the server takes in one packet.
+    packet_bytes_max: usize,
+    window_bytes: u64,
+    /// Something was acknowledged since the last lane was lost.
+    has_progress: bool,
     /// With what is in `chunk`.
     pub(super) size_bytes: u64,
     /// Of the first [`BEGINNING_BYTES`].
@@ -123,7 +130,9 @@ impl SftpUpload {
             unfinished,
             ledger: Ledger::default(),
             chunk: Vec::new(),
-            chunk_bytes_max: connection.write_bytes_max(),
+            packet_bytes_max: connection.write_bytes_max(),
+            window_bytes: WINDOW_BYTES_MAX,
+            has_progress: false,
             size_bytes: 0,
             beginning_crc: 0,
             lanes: Vec::new(),
@@ -165,17 +174,44 @@ impl SftpUpload {
         }
         let mut waiting = Waiting::new(self.storage.interrupt());
         waiting.check()?;
-        self.make_room(&mut waiting)?;
-        self.chunk.reserve_exact(self.chunk_bytes_max - self.chunk.len());
-        let taken = bytes.len().min(self.chunk_bytes_max - self.chunk.len());
+        self.persist(&mut waiting, Self::make_room)?;
+        let room = self.chunk_bytes_max().saturating_sub(self.chunk.len()).max(1);
+        self.chunk.reserve_exact(room);
+        let taken = bytes.len().min(room);
         self.chunk.extend_from_slice(&bytes[..taken]);
         self.size_bytes += taken as u64;
-        if self.chunk.len() == self.chunk_bytes_max {
+        if self.chunk.len() >= self.chunk_bytes_max() {
             self.seal();
             // The bytes are taken: what fails here fails again at the next call, which may say so.
             let _ = self.submit(&mut waiting);
         }
         Ok(taken)
+    }
+
+    fn chunk_bytes_max(&self) -> usize {
+        self.packet_bytes_max.min(self.window_bytes as usize)
+    }
+
+    /// Repeats `step` after a loss as long as there was progress before it. Each chunk is acknowledged once, so that
+    /// ends.
+    fn persist(
+        &mut self,
+        waiting: &mut Waiting,
+        mut step: impl FnMut(&mut Self, &mut Waiting) -> Attempt<()>,
+    ) -> Attempt<()> {
+        loop {
+            match step(self, waiting) {
+                Err(failure) if failure.is_lost() => {
+                    if !std::mem::take(&mut self.has_progress) {
+                        self.window_bytes = (self.window_bytes / 4).max(WINDOW_BYTES_MIN);
+                        self.ledger.split(self.chunk_bytes_max());
+                        return Err(failure);
+                    }
+                    tracing::debug!("{} goes on by another connection: {failure}", self.unfinished);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Makes a chunk of what was gathered.
@@ -215,7 +251,7 @@ impl SftpUpload {
         while let Some((offset, data)) = self.ledger.unsent() {
             let length = data.len() as u32;
             let has_room = |lane: &&Lane| {
-                lane.under_way_bytes == 0 || lane.under_way_bytes + u64::from(length) <= WINDOW_BYTES
+                lane.under_way_bytes == 0 || lane.under_way_bytes + u64::from(length) <= self.window_bytes
             };
             let roomiest = self.lanes.iter().filter(has_room).min_by_key(|lane| lane.under_way_bytes);
             let Some(id) = roomiest.map(|lane| lane.id) else { return Ok(()) };
@@ -292,8 +328,7 @@ impl SftpUpload {
                 lane.under_way_bytes -= u64::from(length);
                 let connection = Arc::clone(&lane.connection);
                 match reply.done() {
-                    Ok(()) if connection.can_sync() => self.ledger.acknowledged(offset),
-                    Ok(()) => self.ledger.forget(offset),
+                    Ok(()) => self.acknowledged(offset, length, &connection),
                     Err(failure) => {
                         let (path, length) = (parent(&self.target), u64::from(length));
                         return Err(self.storage.explain(&connection, failure, path, length, waiting));
@@ -317,6 +352,15 @@ impl SftpUpload {
             }
         }
         Ok(())
+    }
+
+    fn acknowledged(&mut self, offset: u64, length: u32, connection: &Connection) {
+        self.has_progress = true;
+        self.window_bytes = (self.window_bytes + u64::from(length)).min(WINDOW_BYTES_MAX);
+        match connection.can_sync() {
+            true => self.ledger.acknowledged(offset),
+            false => self.ledger.forget(offset),
+        }
     }
 
     /// Of the unfinished file, when all is written.
@@ -442,7 +486,7 @@ impl SftpUpload {
         let mut waiting = Waiting::new(self.storage.interrupt());
         waiting.check()?;
         match self.stage {
-            Stage::Writing => self.write_out(&mut waiting)?,
+            Stage::Writing => self.persist(&mut waiting, Self::write_out)?,
             Stage::Written | Stage::Unsure => {}
             Stage::Published => return Err(Failure::found(ErrorKind::Other, "it was committed before")),
         }
