@@ -141,8 +141,8 @@ fn through_a_proxy_the_server_is_known_by_the_proxys_port() {
     Identity::ordinary().own_path(&large);
     let cut = sftp(&sshd, proxy.port(), &format!("put {} {0}-uploaded\n", large.display()));
     assert!(!cut.status.success(), "{}", said(&cut));
-    // It is counted a moment after the client has felt it.
-    wait_until("the cut to be counted", || proxy.cuts() == 1);
+    // It is counted a moment after the client has felt it; what the connection before still says may count as well.
+    wait_until("the cut to be counted", || proxy.cuts() >= 1);
     proxy.heal();
     a_file_goes_there_and_comes_back(&sshd, proxy.port());
     sshd.kill_connections();
