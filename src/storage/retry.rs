@@ -22,8 +22,10 @@ pub struct Patience {
     pub first_pause: Duration,
     /// Each pause is twice the one before, up to this.
     pub longest_pause: Duration,
-    /// All pauses together. A call that hangs until its own timeout adds that.
+    /// All pauses together.
     pub pauses_total: Duration,
+    /// After that long no attempt is begun, however few pauses there were: each attempt may itself take its time.
+    pub time_limit: Duration,
 }
 
 impl Patience {
@@ -32,6 +34,7 @@ impl Patience {
         first_pause: Duration::from_millis(500),
         longest_pause: Duration::from_secs(15),
         pauses_total: Duration::from_secs(120),
+        time_limit: Duration::from_secs(120),
     };
 
     /// For a caller that repeats the whole command, or has another repository to turn to.
@@ -39,6 +42,7 @@ impl Patience {
         first_pause: Duration::from_millis(500),
         longest_pause: Duration::from_secs(2),
         pauses_total: Duration::from_secs(3),
+        time_limit: Duration::from_secs(10),
     };
 
     /// The pauses in order.
@@ -76,12 +80,16 @@ impl Policy {
     /// Repeats `call` while it fails as transient and patience lasts.
     fn repeat<T>(&self, mut call: impl FnMut() -> Result<T>) -> Result<T> {
         let mut pauses = self.patience.pauses();
+        // Rings once; nobody reads a clock.
+        let mut alarm = None;
         loop {
             let error = match call() {
                 Err(error) if error.kind == ErrorKind::Transient => error,
                 outcome => return outcome,
             };
-            let Some(pause) = pauses.next() else { return Err(error) };
+            let alarm = alarm.get_or_insert_with(|| crossbeam_channel::after(self.patience.time_limit));
+            let pause = pauses.next().filter(|_| alarm.try_recv().is_err());
+            let Some(pause) = pause else { return Err(error) };
             let pause = shorten(pause);
             tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f32());
             if let Err(interrupted) = self.sleep(pause) {
@@ -192,6 +200,7 @@ mod tests {
         first_pause: Duration::from_nanos(1),
         longest_pause: Duration::from_nanos(1),
         pauses_total: Duration::from_nanos(20),
+        time_limit: Duration::MAX,
     };
 
     /// Fails calls by a script: `Some` is how, `None` lets the call through. Behind its end, all go through.
@@ -328,12 +337,21 @@ mod tests {
     }
 
     #[test]
+    fn attempts_that_take_their_time_are_not_repeated_for_ever() {
+        let flaky = Flaky::new([Some(ErrorKind::Transient); 5]);
+        let storage = retry(&flaky, Patience { time_limit: Duration::ZERO, ..QUICK });
+        assert!(storage.list("").is_err());
+        assert_eq!(flaky.calls_left(), 4);
+    }
+
+    #[test]
     fn an_interrupt_ends_the_longest_pause() {
         let interrupt = Interrupt::default();
         let hours = Patience {
             first_pause: Duration::from_secs(3600),
             longest_pause: Duration::from_secs(3600),
             pauses_total: Duration::from_secs(7200),
+            time_limit: Duration::MAX,
         };
         let storage =
             Retry::new(Arc::new(Flaky::new([Some(ErrorKind::Transient)])), hours, interrupt.clone());

@@ -2,18 +2,32 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use pgbak::interrupt::Interrupt;
 use pgbak::storage::{ErrorKind, Patience, Retry, Sftp, SftpSettings, Storage, Upload};
 
 use crate::server;
 use crate::server::{Server, get, noise, open, put};
-use crate::support::{Ending, Identity, Proxy, SmallDisk, SshAccount, wait_until};
+use crate::support::{Ending, Identity, Proxy, SmallDisk, SshAccount, process, wait_until};
+
+/// The process of the server that has an upload open.
+fn who_holds_a_file_in(directory: &Path) -> i32 {
+    let holds = |pid: &i32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
+        targets.any(|target| target.starts_with(directory))
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(holds).expect("somebody writes the upload")
+}
 
 fn patient(settings: SftpSettings) -> Retry {
     Retry::new(Arc::new(open(settings)), Patience::USUAL, Interrupt::default())
@@ -85,6 +99,7 @@ fn a_link_that_is_cut_again_and_again_costs_time_and_nothing_else() {
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(1),
         pauses_total: Duration::from_secs(1),
+        time_limit: Duration::MAX,
     };
     for (ending, sessions) in [(Ending::Reset, 1), (Ending::Close, 2)] {
         proxy.cut_every(3_333_333, ending);
@@ -192,6 +207,7 @@ fn a_small_object_is_stored_once_wherever_its_link_is_cut() {
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(1),
         pauses_total: Duration::from_millis(50),
+        time_limit: Duration::MAX,
     };
     let bytes = noise(2000);
     let before = proxy.uploaded_bytes();
@@ -224,12 +240,35 @@ fn a_stall_without_a_reset_ends() {
     let proxy = Proxy::to(server.sshd.port());
     let storage = open(server.settings_at(proxy.port()));
     put(&storage, "x", b"x").unwrap();
+    let mut upload = storage.create("y").unwrap();
+    upload.write_all(b"y").unwrap();
     proxy.stall();
-    let error = storage.open("x").err().expect("nobody answers");
+    // With a sync among what the server owes.
+    let error = upload.commit().expect_err("nobody answers");
     assert_eq!(error.kind, ErrorKind::Transient, "{error}");
     assert!(error.to_string().contains("silent"), "{error}");
     proxy.heal();
-    assert_eq!(get(&storage, "x"), b"x", "a new connection serves");
+    upload.commit().unwrap();
+    assert_eq!((get(&storage, "x"), get(&storage, "y")), (b"x".to_vec(), b"y".to_vec()));
+}
+
+#[test]
+fn a_server_whose_disk_takes_long_is_waited_for() {
+    let server = server!(SshAccount::Shell, "");
+    let storage = server.storage();
+    let mut upload = storage.create("x").unwrap();
+    upload.write_all(b"x").unwrap();
+    // As if its disk did not answer, while sshd does.
+    let worker = who_holds_a_file_in(&server.directory);
+    process::send(worker, Signal::STOP);
+    thread::scope(|threads| {
+        let commit = threads.spawn(move || upload.commit());
+        // Time itself is the condition: longer than a link may be silent.
+        thread::sleep(Duration::from_secs(35));
+        process::send(worker, Signal::CONT);
+        commit.join().unwrap().unwrap();
+    });
+    assert_eq!(get(&storage, "x"), b"x");
 }
 
 #[test]

@@ -45,7 +45,6 @@ pub(super) struct Shared {
 pub(super) struct Outgoing {
     pub head: Vec<u8>,
     pub data: Option<Arc<Vec<u8>>>,
-    pub waits_for_disk: bool,
     /// Nobody wants it any more, if it was not begun.
     pub withdrawn: Option<Arc<AtomicBool>>,
     pub reply_to: ReplyTo,
@@ -191,13 +190,7 @@ impl Connection {
             cost_bytes,
             shared: Arc::clone(&self.shared),
         };
-        Outgoing {
-            head: request.encode(),
-            data: cargo.data,
-            waits_for_disk: request.waits_for_disk(),
-            withdrawn: cargo.withdrawn,
-            reply_to,
-        }
+        Outgoing { head: request.encode(), data: cargo.data, withdrawn: cargo.withdrawn, reply_to }
     }
 
     fn enqueue(&self, outgoing: Outgoing, waiting: &mut Waiting) -> Attempt<()> {

@@ -12,7 +12,7 @@ use super::failure::{Attempt, Failure};
 use super::waiting::{SLICE, Waiting};
 
 /// For one address.
-const CONNECT: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// The kernel gives up on bytes that the other end has not taken for so long.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);

@@ -5,9 +5,11 @@
 //! necessary, because what blocks may be the channel's window, and a read may itself have to send a window of ours
 //! first. Before the thread sleeps, both have said that they would block.
 //!
-//! Silence is measured by a timer, not by a clock: a server that owes a reply and neither sends nor takes a byte for
-//! [`SILENCE`] is given up, and so ends a stall without a reset. A session on which nobody waits is asked for a sign
-//! of life now and then, which also keeps firewalls from forgetting it.
+//! Silence is measured by a timer, not by a clock. A server may work on a request for long, while its disk is busy; so
+//! when a reply is late, SSH's own keep-alive asks whether the other end is still there, which a process answers that
+//! does not wait for the disk. A link on which nothing arrives for [`LINK_SILENCE`] is given up, which ends a stall
+//! without a reset, and a server that answers no request for [`SERVER_SILENCE`]. A session on which nobody waits is
+//! asked for a sign of life now and then, which also keeps firewalls from forgetting it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -28,10 +30,11 @@ use super::queue::{Popped, Queue};
 use super::session::Established;
 
 const TICK: Duration = Duration::from_secs(1);
-const SILENCE: Duration = Duration::from_secs(30);
-/// While the server waits for its disk.
-const SILENCE_OF_DISK: Duration = Duration::from_secs(300);
+const LINK_SILENCE: Duration = Duration::from_secs(30);
+const SERVER_SILENCE: Duration = Duration::from_secs(300);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// When a reply is late. (libssh2 wants whole seconds.)
+const ASK_FOR_LIFE_SECONDS: u32 = 10;
 
 /// How much is sent before what has arrived is looked at.
 const WRITES_AT_ONCE: usize = 32;
@@ -59,12 +62,12 @@ pub struct Driver {
     outbox: VecDeque<Sending>,
     sending: Option<Sending>,
     inbox: Inbox,
-    waiting: HashMap<u32, (ReplyTo, bool)>,
-    /// How many of those wait for the server's disk.
-    waiting_for_disk: usize,
+    waiting: HashMap<u32, ReplyTo>,
     next_id: u32,
-    /// Without a byte in either direction.
+    /// Since anything moved on the channel.
     quiet: Duration,
+    /// Since anything arrived at all, or could be sent.
+    link_quiet: Duration,
     asked_for_life: bool,
     /// Nobody will send any more.
     is_closing: bool,
@@ -156,6 +159,7 @@ impl Driver {
         let every_tick = Itimerspec { it_interval: tick, it_value: tick };
         rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &every_tick)?;
         let Established { session, channel, socket, .. } = established;
+        session.set_keepalive(true, ASK_FOR_LIFE_SECONDS);
         Ok(Self {
             session,
             channel,
@@ -168,9 +172,9 @@ impl Driver {
             sending: None,
             inbox: Inbox::default(),
             waiting: HashMap::new(),
-            waiting_for_disk: 0,
             next_id: FIRST_ID,
             quiet: Duration::ZERO,
+            link_quiet: Duration::ZERO,
             asked_for_life: false,
             is_closing: false,
         })
@@ -193,7 +197,8 @@ impl Driver {
             let window_before = self.channel.write_window().remaining;
             let read = self.read(&mut scratch)?;
             if wrote == Progress::Some || read == Progress::Some {
-                (self.quiet, self.asked_for_life) = (Duration::ZERO, false);
+                self.asked_for_life = false;
+                self.begin_silence();
                 continue;
             }
             if self.is_closing && self.sending.is_none() && self.outbox.is_empty() {
@@ -219,17 +224,16 @@ impl Driver {
     }
 
     fn accept(&mut self, outgoing: Outgoing) {
-        let Outgoing { head, data, waits_for_disk, withdrawn, reply_to } = outgoing;
+        let Outgoing { head, data, withdrawn, reply_to } = outgoing;
         if withdrawn.is_some_and(|withdrawn| withdrawn.load(Ordering::Relaxed)) {
             return;
         }
         let id = self.free_id();
         if self.waiting.is_empty() {
             // Silence counts from the first request that waits.
-            self.quiet = Duration::ZERO;
+            self.begin_silence();
         }
-        self.waiting_for_disk += usize::from(waits_for_disk);
-        self.waiting.insert(id, (reply_to, waits_for_disk));
+        self.waiting.insert(id, reply_to);
         self.outbox.push_back(Sending::new(id, head, data));
     }
 
@@ -300,10 +304,7 @@ impl Driver {
     fn deliver(&mut self, packet: Vec<u8>) -> Result<(), String> {
         let (id, reply) = Reply::parse(packet).map_err(|error| error.to_string())?;
         match self.waiting.remove(&id) {
-            Some((reply_to, waits_for_disk)) => {
-                self.waiting_for_disk -= usize::from(waits_for_disk);
-                reply_to.answer(reply);
-            }
+            Some(reply_to) => reply_to.answer(reply),
             None if id == LIMITS_ID => self.learn_limits(&reply),
             None if id == KEEP_ALIVE_ID => {}
             None => return Err("the server answered what nobody had asked".into()),
@@ -325,16 +326,29 @@ impl Driver {
         }
     }
 
+    fn begin_silence(&mut self) {
+        (self.quiet, self.link_quiet) = (Duration::ZERO, Duration::ZERO);
+    }
+
     fn judge_silence(&mut self) -> Result<(), String> {
-        let limit = if self.waiting_for_disk > 0 { SILENCE_OF_DISK } else { SILENCE };
         let owes_reply = !self.waiting.is_empty() || self.asked_for_life || self.sending.is_some();
-        if owes_reply && self.quiet >= limit {
-            return Err(format!("the server has been silent for {} s", limit.as_secs()));
+        if !owes_reply {
+            if self.quiet >= KEEP_ALIVE {
+                self.asked_for_life = true;
+                self.begin_silence();
+                let request = Request::RealPath { path: "." };
+                self.outbox.push_back(Sending::new(KEEP_ALIVE_ID, request.encode(), None));
+            }
+            return Ok(());
         }
-        if !owes_reply && self.quiet >= KEEP_ALIVE {
-            (self.asked_for_life, self.quiet) = (true, Duration::ZERO);
-            let request = Request::RealPath { path: "." };
-            self.outbox.push_back(Sending::new(KEEP_ALIVE_ID, request.encode(), None));
+        for (quiet, limit) in [(self.link_quiet, LINK_SILENCE), (self.quiet, SERVER_SILENCE)] {
+            if quiet >= limit {
+                return Err(format!("the server has been silent for {} s", limit.as_secs()));
+            }
+        }
+        if !self.quiet.is_zero() && self.sending.is_none() {
+            // It sends no more often than it was told to. What is being sent must not be mixed with it.
+            let _ = self.session.keepalive_send();
         }
         Ok(())
     }
@@ -358,11 +372,16 @@ impl Driver {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(format!("poll: {error}")),
         }
+        let is_there = !sources[0].revents().is_empty();
         let mut count = [0; 8];
         let _ = rustix::io::read(&*self.wake, &mut count);
         if rustix::io::read(&self.timer, &mut count).is_ok() {
             // Several at once mean that this thread was held up, not the server.
             self.quiet += TICK;
+            self.link_quiet += TICK;
+        }
+        if is_there {
+            self.link_quiet = Duration::ZERO;
         }
         Ok(())
     }

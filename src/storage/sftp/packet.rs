@@ -215,11 +215,6 @@ impl Request<'_> {
             _ => 0,
         }
     }
-
-    /// Whether the server may have to wait for its disk.
-    pub fn waits_for_disk(&self) -> bool {
-        matches!(self, Self::Fsync { .. })
-    }
 }
 
 fn permissions(packet: Packet, permissions: Option<u32>) -> Packet {

@@ -25,8 +25,8 @@ use super::packet::{self, Extensions, PACKET_BYTES_MAX};
 use super::settings::SftpSettings;
 use super::waiting::Waiting;
 
-/// The server's patience for a login is two minutes; ours ends earlier.
-const LOGIN: Duration = Duration::from_secs(30);
+/// A login takes a dozen round trips and some computing. The server's own patience is two minutes.
+const LOGIN: Duration = Duration::from_secs(20);
 
 /// A server that sends a little for ever is waited for no more often than this.
 const WAITS_MAX: u32 = 10_000;
