@@ -276,7 +276,8 @@ impl Login<'_> {
     fn not_let_in(&self, tried: &[String]) -> Failure {
         let SftpSettings { user, host, port, .. } = self.settings;
         if tried.is_empty() {
-            let hint = "Set `ssh_key` for this repository, or start an agent that holds the key.";
+            let hint = "Set `ssh_key` for this repository, or start an agent that holds the key. \
+                        (`~/.ssh/config` is not read.)";
             return self.refused(format!("there is no key to log in as {user} with"), Some(hint.into()));
         }
         let hint = match &self.settings.key {

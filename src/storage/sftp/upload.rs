@@ -432,13 +432,12 @@ impl SftpUpload {
         self.seal();
         self.make_room(waiting)?;
         let lanes: Vec<_> = self.lanes.iter().map(|lane| lane.id).collect();
-        let outcome = self.sync_lanes(&lanes, waiting);
-        if outcome.is_err() {
-            // Their handles may be closed: whatever is not durable begins anew.
-            for lane in lanes {
-                let _ = self.lose(lane, Failure::lost(""));
+        if let Err(failure) = self.sync_lanes(&lanes, waiting) {
+            if failure.is_lost() {
+                // The handles of the others may be closed: whatever is not durable begins anew.
+                lanes.into_iter().for_each(|lane| drop(self.lose(lane, failure.clone())));
             }
-            return outcome;
+            return Err(failure);
         }
         assert!(self.ledger.is_empty(), "every chunk was covered by a sync that was answered");
         self.written.connection = self.lanes.first().map(|lane| Arc::clone(&lane.connection));
@@ -518,8 +517,9 @@ impl Drop for SftpUpload {
         if self.stage != Stage::Published {
             self.storage.discard(&self.unfinished, &self.target, connection);
         }
+        // Waited for: the space of a file is free when the last session has closed it.
         for lane in &self.lanes {
-            lane.connection.mention(&Request::Close { handle: &lane.handle });
+            let _ = lane.connection.ask([Request::Close { handle: &lane.handle }], &Waiting::cleanup());
         }
         if let (Some(connection), Some(Some(handle))) = (&self.written.connection, &self.written.directory) {
             connection.mention(&Request::Close { handle });
