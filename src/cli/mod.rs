@@ -150,6 +150,16 @@ impl Command {
         }
     }
 
+    /// The name under which a run is noted for `status`; `None` for those that PostgreSQL calls all the time.
+    fn noted_as(&self) -> Option<&'static str> {
+        match self {
+            Self::BaseBackup(_) => Some("base-backup"),
+            Self::WalSync(_) => Some("wal-sync"),
+            Self::Restore(_) => Some("restore"),
+            Self::Status(_) | Self::WalPush(_) | Self::WalFetch(_) | Self::WalFetchAhead(_) => None,
+        }
+    }
+
     fn run(self, session: &mut Session<'_>) -> Result<Exit, Failure> {
         match self {
             Self::BaseBackup(command) => command.run(session),
@@ -233,7 +243,14 @@ fn run_command(arguments: Arguments, process: Process<'_>) -> Exit {
             output: Output::new(process.stdout),
             volume: global.volume(),
         };
-        command.run(&mut session)
+        let noted = command.noted_as().and_then(|name| session.context.enter_run(name));
+        let ran = command.run(&mut session);
+        if let Some(entry) = noted {
+            let exit = ran.as_ref().map_or_else(|failure| rules.failed(failure), |exit| *exit);
+            let message = ran.as_ref().err().map(|failure| failure::one_line(failure));
+            session.context.leave_run(entry, exit.code(), message.as_deref());
+        }
+        ran
     };
     run().unwrap_or_else(|failure| {
         refuse(&log, &failure);

@@ -2,6 +2,8 @@
 
 pub mod base_backup;
 pub mod copy_missing;
+pub mod journal;
+pub mod proofs;
 pub mod restore;
 pub mod status;
 pub mod wal_fetch;

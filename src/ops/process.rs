@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 
 use super::{Context, Error};
+use crate::pipe::Digester;
 use crate::repo::Pulse;
 use crate::repo::lease::{Holder, Observer};
 
@@ -21,9 +22,7 @@ impl Context<'_> {
     /// How this process signs its leases.
     pub(super) fn holder(&self) -> Holder {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        let pid_scope = format!("{} {}", boot_id(), namespace.display());
-        Holder { host, pid: std::process::id(), pid_scope }
+        Holder { host, pid: std::process::id(), pid_scope: pid_scope() }
     }
 
     pub(super) fn observer(&self) -> Observer<'static> {
@@ -50,6 +49,21 @@ impl Context<'_> {
             reason: format!("the state directory \"{}\" {reason}", path.display()),
             hint: "Set PGBAK_STATE_DIRECTORY to a directory of this user's own.".to_owned(),
         })
+    }
+
+    /// Where the state lies that belongs to this configuration alone. It need not exist.
+    pub(super) fn configuration_state(&self) -> PathBuf {
+        let name = match &self.config.file {
+            // The path tells apart what has one name, such as a container's and the machine's own.
+            Some(file) => {
+                let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let mut digester = Digester::default();
+                digester.write_all(file.as_os_str().as_encoded_bytes()).expect("digesting does not fail");
+                format!("{stem}-{}", &digester.finish().sha256.to_string()[..8])
+            }
+            None => "environment".to_owned(),
+        };
+        self.state_directory.join(name)
     }
 
     /// Takes the lock of this name, or fails with who has it. Only one run of `command` works on one cluster.
@@ -98,11 +112,17 @@ fn private_file(path: &PathBuf) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
+/// Names the kernel's boot and the namespace in which process numbers count.
+pub fn pid_scope() -> String {
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {}", boot_id(), namespace.display())
+}
+
 /// Names the time since the kernel was started.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-fn is_running(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }

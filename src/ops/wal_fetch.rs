@@ -20,14 +20,12 @@ use super::{Context, Error, wal_file};
 use crate::pg::{SystemIdentifier, WalFileName};
 use crate::pipe::Workers;
 use crate::repo::Repository;
-use crate::repo::wal::Missing;
+use crate::repo::wal::{FILE_SIZE_MAX_BYTES, Missing};
 use crate::storage::Patience;
 
 /// How many segments are kept ready, and at most how many bytes of them.
 const AHEAD_SEGMENTS: u64 = 8;
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
-/// No WAL file is larger than the largest segment.
-const FILE_SIZE_MAX_BYTES: u64 = 1 << 30;
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use crate::pg::{SystemIdentifier, WalFileName};
 use crate::repo::Repository;
 
 /// How much of a file's beginning [`check`] looks at: a segment's first page, or all of a history or backup note.
-pub const BEGINNING_BYTES: usize = 64 << 10;
+pub use crate::repo::wal_copy::BEGINNING_BYTES;
 
 /// Why a file is not what its name says.
 #[derive(Debug, thiserror::Error)]

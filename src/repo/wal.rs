@@ -15,6 +15,9 @@ use crate::storage::{self, ErrorKind};
 /// How much is compared at a time.
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
 
+/// No WAL file is larger than the largest segment.
+pub const FILE_SIZE_MAX_BYTES: u64 = 1 << 30;
+
 /// What storing a file came to. Either way it is durable now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
@@ -64,15 +67,7 @@ impl Repository {
             tracing::warn!("{key} in repository {} cannot be read back and is replaced", self.name());
             self.storage().delete(&key)?;
         }
-        let compression = stored_as(name, compression);
-        let key = layout::wal_file(system, name, compression.codec());
-        match self.upload(&key, source, compression, workers) {
-            // Another process was faster.
-            Err(Error::Storage(error)) if error.kind == ErrorKind::AlreadyExists => self
-                .settle(&key, compression.codec(), source, workers)?
-                .ok_or_else(|| self.damaged(&key, "it cannot be read back")),
-            uploaded => uploaded.map(|_| Stored::New),
-        }
+        self.add_wal(system, name, source, compression, workers).map(|(stored, _)| stored)
     }
 
     /// Opens a WAL file; `None` when there is none of this name. Reading ends in an error where it is damaged.

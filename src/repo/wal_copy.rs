@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::wal::Stored;
+use super::wal::{FILE_SIZE_MAX_BYTES, Stored};
 use super::{Error, Repository, Result, layout};
 use crate::pg::{SegmentPlace, SystemIdentifier, Timeline, WalFileName};
 use crate::pipe::{self, ArchiveReader, Codec, Compression, Workers};
@@ -23,8 +23,6 @@ use crate::storage::{self, ErrorKind, Upload};
 
 /// How much of a file's beginning is shown to whoever checks it: more than a segment's first page or any history.
 pub const BEGINNING_BYTES: usize = 64 << 10;
-/// No WAL file is larger than the largest segment.
-const FILE_SIZE_MAX_BYTES: u64 = 1 << 30;
 
 /// Where the segments of one timeline and log number lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
