@@ -14,6 +14,7 @@ mod progress;
 mod restore;
 mod session;
 mod status;
+mod systemd;
 mod table;
 mod time;
 mod units;
@@ -30,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{self, Config};
@@ -171,6 +172,28 @@ impl Command {
             Self::WalFetchAhead(command) => command.run(session),
         }
     }
+}
+
+/// The command line's own description, from which the manual pages and the completions are made: without what only
+/// pgbak itself calls.
+pub fn description() -> clap::Command {
+    let mut whole = Arguments::command();
+    whole.build();
+    let visible =
+        whole.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    let parts = clap::Command::new("pgbak").bin_name("pgbak").args(whole.get_arguments().cloned());
+    let mut described = parts
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(whole.get_about().cloned().unwrap_or_default())
+        .long_about(whole.get_long_about().cloned().unwrap_or_default())
+        .after_long_help(whole.get_after_long_help().cloned().unwrap_or_default())
+        .subcommand_required(true)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .subcommands(visible.cloned());
+    described.build();
+    described
 }
 
 /// Does what the arguments say. Returns the exit code, whatever happens: a panic, too, ends by the command's rules.

@@ -7,6 +7,7 @@ use super::exit::{self, Exit};
 use super::failure::{self, Failure};
 use super::output::{ReportFlag, ReportFormat, printable};
 use super::session::{Session, Volume};
+use super::systemd::Systemd;
 use super::time::Zone;
 use super::units;
 use crate::ops::wal_sync::{self, Missing, Report, RepositoryReport};
@@ -89,6 +90,8 @@ fn follow(session: &mut Session<'_>, interval: Duration, format: ReportFormat) -
     let Session { context, output, volume, log, zone, .. } = session;
     let mut before = Told::Nothing;
     let mut broken: Option<Failure> = None;
+    let systemd = Systemd::find(context.environment, context.meter);
+    systemd.is_ready();
     wal_sync::follow(context, interval, &mut |round| {
         let now = Told::of(&round);
         let is_news = now != before || round.as_ref().is_ok_and(|report| report.files_copied() > 0);
@@ -106,6 +109,7 @@ fn follow(session: &mut Session<'_>, interval: Duration, format: ReportFormat) -
             },
         };
         before = now;
+        systemd.rests(interval, &status_line(&round));
         match printed {
             Ok(()) => ControlFlow::Continue(()),
             Err(failure) => {
@@ -115,6 +119,18 @@ fn follow(session: &mut Session<'_>, interval: Duration, format: ReportFormat) -
         }
     })?;
     broken.map_or(Ok(Exit::DONE), Err)
+}
+
+/// What `systemctl status` shows.
+fn status_line(round: &Result<Report, ops::Error>) -> String {
+    match round {
+        Err(error) => failure::one_line(error),
+        Ok(report) if report.has_findings() => "the last round had findings".to_owned(),
+        Ok(report) => format!(
+            "every repository was up to date at {}",
+            report.started_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+        ),
+    }
 }
 
 fn print_line(
