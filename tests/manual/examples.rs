@@ -244,3 +244,39 @@ fn the_container_is_asked_for_its_health_and_takes_other_commands() {
     assert_eq!(calls, ["pgbak status --format nagios", "pgbak status --json"].map(str::to_owned));
     calls.iter().for_each(|call| must_parse("entrypoint.sh", call));
 }
+
+/// Everything that looks like a metric of ours in a text.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c| !is_name(c)).filter(|word| word.starts_with("pgbak_"));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_status_gives() {
+    let given = metrics(&read("src/cli/status/prometheus.rs"));
+    for path in ["examples/prometheus/alerts.yml", "examples/prometheus/dashboard.json"] {
+        let asked = metrics(&read(path));
+        assert!(asked.len() >= 6, "{path}: {asked:?}");
+        let unknown: Vec<_> = asked.difference(&given).collect();
+        assert!(unknown.is_empty(), "{path} asks for {unknown:?}");
+    }
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("examples/prometheus/dashboard.json")).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 5);
+    let alerts = read("examples/prometheus/alerts.yml");
+    let each = |key: &str| alerts.lines().filter(|line| line.trim_start().starts_with(key)).count();
+    assert!(each("- alert:") > 3 && each("- alert:") == each("expr:"));
+    assert_eq!(each("- alert:"), each("summary:"));
+}
+
+#[test]
+fn the_monitoring_calls_pgbak_as_it_can_be_called() {
+    for (path, call) in [
+        ("examples/nagios.cfg", "pgbak status --format nagios"),
+        ("examples/prometheus/textfile.cron", "pgbak status --format prometheus"),
+    ] {
+        assert!(read(path).contains(call), "{path}");
+        must_parse(path, call);
+    }
+}
