@@ -16,5 +16,6 @@ mod stories {
     mod slow_link;
     mod ssh;
     mod status;
+    mod versions;
     mod wal_sync;
 }
