@@ -1,0 +1,1 @@
+//! Sites, well and unwell.
