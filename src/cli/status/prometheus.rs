@@ -14,7 +14,7 @@ use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
 
-use crate::ops::status::{Report, RepositoryStatus, State};
+use crate::ops::status::{Report, RepositoryStatus, RunStatus, State};
 
 /// Labels, as name and value.
 type Labels<'a> = Vec<(&'static str, &'a str)>;
@@ -158,7 +158,7 @@ fn server(page: &mut Page, report: &Report) {
 }
 
 fn runs(page: &mut Page, report: &Report) {
-    let samples = |value: &dyn Fn(&crate::ops::status::RunStatus) -> Option<f64>| {
+    let samples = |value: &dyn Fn(&RunStatus) -> Option<f64>| {
         let sample = |run| Some((run, value(run)?));
         let samples = report.runs.iter().filter_map(sample);
         samples.map(|(run, value)| (vec![("command", run.command.as_str())], value)).collect::<Vec<_>>()

@@ -8,9 +8,10 @@ use crate::cli::output::printable;
 use crate::cli::table::{self, Align};
 use crate::cli::time::Zone;
 use crate::cli::units;
+use crate::ops::proofs::Depth;
 use crate::ops::status::{
-    BackupStatus, EventStatus, Finding, InProgressStatus, ProofStatus, Report, RepositoryStatus, RunStatus,
-    ServerStatus, Severity, State, WalStatus,
+    BackupStatus, EventStatus, Finding, InProgressStatus, ProofStatus, Report, RepositoryStatus,
+    RunEndStatus, RunStatus, ServerStatus, Severity, State, WalStatus,
 };
 use crate::pg::ServerVersion;
 
@@ -72,7 +73,7 @@ pub fn render(report: &Report, zone: &dyn Zone) -> Vec<Line> {
     sections
         .extend(report.repositories.iter().map(|repository| repository_section(repository, report, zone)));
     sections.push(server(&report.server, report));
-    sections.push(runs(report, zone));
+    sections.push(runs(report));
     sections.retain(|section| !section.is_empty());
     let mut page = Vec::new();
     for section in sections {
@@ -102,6 +103,7 @@ fn headline(report: &Report) -> Vec<Line> {
         })
         .collect();
     let text = match counts.is_empty() {
+        true if report.state == State::Unknown => format!("{word}: nothing could be looked at"),
         true => format!("{word}: nothing is wrong"),
         false => format!("{word}: {}", counts.join(", ")),
     };
@@ -128,6 +130,10 @@ fn restorable(report: &Report, zone: &dyn Zone) -> Vec<Line> {
                 let from = zone.show_seconds(interval.from_at);
                 [repository.name.clone(), interval.timeline.to_string(), from, until]
             }));
+            if repository.error.is_some() {
+                let words = "could not be read".to_owned();
+                rows.push([repository.name.clone(), String::new(), words, String::new()]);
+            }
         }
         lines.push(Line::heading(match clusters.len() {
             1 => "Can be restored".to_owned(),
@@ -232,8 +238,9 @@ fn repository_section(repository: &RepositoryStatus, report: &Report, zone: &dyn
 }
 
 fn lag(repository: &RepositoryStatus) -> Option<Line> {
-    let since =
-        repository.wal_lag_seconds.map(|seconds| format!(", the first since {}", units::age(seconds)));
+    let since = repository
+        .wal_lag_seconds
+        .map(|seconds| format!(", the oldest finished {} ago", units::age(seconds)));
     Some(Line::plain(match repository.wal_lag_segments? {
         0 => "  up to date with the finished WAL".to_owned(),
         number => format!("  {} behind{}", units::count(number, "segment"), since.unwrap_or_default()),
@@ -280,9 +287,9 @@ fn proven(proof: &ProofStatus, report: &Report) -> String {
         None => {
             let age = (report.at - proof.proven_at).num_seconds().max(0) as u64;
             let depth = match proof.depth {
-                crate::ops::proofs::Depth::Read => "read",
-                crate::ops::proofs::Depth::Full => "full",
-                crate::ops::proofs::Depth::Drill => "drill",
+                Depth::Read => "read",
+                Depth::Full => "full",
+                Depth::Drill => "drill",
             };
             format!("{depth}, {} ago", units::age(age))
         }
@@ -341,7 +348,7 @@ fn server(server: &ServerStatus, report: &Report) -> Vec<Line> {
     lines
 }
 
-fn runs(report: &Report, zone: &dyn Zone) -> Vec<Line> {
+fn runs(report: &Report) -> Vec<Line> {
     if report.runs.is_empty() {
         return vec![];
     }
@@ -349,12 +356,11 @@ fn runs(report: &Report, zone: &dyn Zone) -> Vec<Line> {
     rows.extend(report.runs.iter().map(|run| run_row(run, report)));
     let mut lines = vec![Line::heading("Runs on this machine")];
     lines.extend(plain_lines(&table::lines("  ", [Align::Left; 4], &rows)));
-    let _ = zone;
     lines
 }
 
 fn run_row(run: &RunStatus, report: &Report) -> [String; 4] {
-    let ended = |end: Option<&crate::ops::status::RunEndStatus>| {
+    let ended = |end: Option<&RunEndStatus>| {
         end.map_or_else(|| "never".to_owned(), |end| format!("{} ago", ago(report, end.ended_at)))
     };
     let at_work: Vec<String> = run
