@@ -121,24 +121,27 @@ fn lags(observations: &Observations, findings: &mut Vec<Finding>) {
         .collect();
     let Some(least) = lags.iter().map(|(_, lag)| lag.segments).min() else { return };
     let is_late = |lag: &Lag| lag.since.is_some_and(|since| observations.now - since > allowed);
-    let told = |lag: &Lag| {
-        let age = lag.since.map_or(0, |since| observations.age_seconds(since));
-        (count(lag.segments, "segment"), span(age), span(allowed.num_seconds()))
-    };
     let late = lags.iter().filter(|(_, lag)| is_late(lag));
     let mut is_told = false;
     for (repository, lag) in late {
-        let (segments, age, allowed) = told(lag);
+        let age = span(lag.since.map_or(0, |since| observations.age_seconds(since)));
+        let expected = span(allowed.num_seconds());
         if lag.segments > least {
+            let segments = count(lag.segments - least, "segment");
             let message = format!(
-                "it lacks {segments} that another repository has, since {age}, expected at most {allowed}"
+                "it lacks {segments} that another repository has; the first was finished {age} ago, expected at \
+                 most {expected}"
             );
             let hint = "Run `pgbak wal-sync`, and see why the timer did not.";
             findings.push(Finding::warning("wal-not-synced", message).hint(hint).of(repository));
         } else if !is_told {
             is_told = true;
             let message = format!(
-                "{segments} that the server has finished are not stored anywhere, the first since {age}, expected at most {allowed}"
+                "{} not stored anywhere; the first was finished {age} ago, expected at most {expected}",
+                match lag.segments {
+                    1 => "1 segment is".to_owned(),
+                    number => format!("{number} segments are"),
+                }
             );
             findings.push(Finding::critical("wal-behind", message).hint(behind_hint(observations)));
         }
