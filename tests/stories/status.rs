@@ -1,7 +1,11 @@
 //! What `status` tells a person, a program and a monitoring system.
 
 use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, Utc};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -23,8 +27,11 @@ fn status(site: &Site) -> Outcome {
 
 /// The findings that are there now, as `code severity repository`.
 fn found(site: &Site) -> Vec<String> {
-    let report = status(site).json();
-    findings(&report)
+    found_in(&status(site))
+}
+
+fn found_in(outcome: &Outcome) -> Vec<String> {
+    findings(&outcome.json())
         .into_iter()
         .map(|(code, severity, repository)| format!("{code} {severity} {repository}").trim_end().to_owned())
         .collect()
@@ -426,6 +433,69 @@ fn runs_are_shown_at_work_and_their_failures_until_one_succeeds() {
     assert_eq!(status(&site).json()["repositories"][0]["in_progress"], json!([]), "the dead hold nothing");
     site.pgbak("base-backup").succeeds();
     finds_nothing(&site);
+}
+
+/// The directory in which pgbak remembers what it did with the site's configuration.
+fn state_of(site: &Site) -> PathBuf {
+    let state = fs::read_dir(site.path("home/.local/state/pgbak")).unwrap();
+    let mut directories = state.map(|entry| entry.unwrap().path()).filter(|path| path.join("runs").is_dir());
+    directories.next().expect("a run was noted")
+}
+
+fn modified_at(path: &Path) -> DateTime<Utc> {
+    fs::metadata(path).unwrap().modified().unwrap().into()
+}
+
+#[test]
+fn what_verify_found_is_told_as_long_as_it_is_true() {
+    let site = site!();
+    site.pgbak("base-backup").succeeds();
+    site.wait_until_archived();
+    let repository = site.repository();
+    let backup = repository.the_backup();
+    let segment = repository.archived().into_iter().rfind(|name| name.len() == 24).unwrap();
+    let record = repository.backup(&backup).join("backup_info.toml");
+    let stored = repository.wal_file(&segment).unwrap();
+    let remember = |damage: Option<&str>| {
+        let line = |key: &str, of: &Path| {
+            json!({
+                "key": key, "size_bytes": 1, "modified_at": modified_at(of), "depth": "read",
+                "proven_at": Utc::now(), "damage": damage,
+            })
+        };
+        let of_backup = line(&format!("base-backups/{backup}"), &record);
+        let of_wal = line(stored.strip_prefix(&repository.path).unwrap().to_str().unwrap(), &stored);
+        let text = format!("{}\n{of_backup}\n{of_wal}\n", json!(repository.path));
+        fs::write(state_of(&site).join("proofs-first.jsonl"), text).unwrap();
+    };
+    remember(Some("a frame is torn"));
+    assert_eq!(found(&site), ["backup-damage-found critical first", "wal-damage-found critical first"]);
+    site.pgbak("status").exits(3).stdout_has("DAMAGED").stdout_has("a frame is torn");
+
+    // Replaced by whole copies, which are to be proven anew.
+    for path in [&record, &stored] {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(1)).unwrap();
+    }
+    finds_nothing(&site);
+    remember(None);
+    finds_nothing(&site);
+    site.pgbak("status").succeeds().stdout_has("  read, 0s ago\n");
+}
+
+#[test]
+fn a_server_that_never_answers_does_not_hold_up_the_rest_for_long() {
+    let site = site!();
+    site.pgbak("base-backup").succeeds();
+    site.wait_until_archived();
+    // It accepts connections, and is silent.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let connection = site.cluster().connection("postgres");
+    site.change_config(&connection, &format!("host=127.0.0.1 port={port} user=postgres"));
+    let outcome = status(&site).exits(3);
+    assert_eq!(found_in(&outcome), ["server-unreachable warning"]);
+    assert!(outcome.duration.as_secs() < 30, "{outcome}");
 }
 
 /// The recoverable intervals of the first repository: timeline, from, to.

@@ -368,7 +368,9 @@ fn run_row(run: &RunStatus, report: &Report) -> [String; 4] {
         .iter()
         .map(|now| format!("process {} since {}", now.pid, ago(report, now.started_at)))
         .collect();
-    let killed = run.killed_started_at.map(|at| format!("killed {} ago", ago(report, at)));
+    let last_end = run.last_done.iter().chain(&run.last_failed).map(|end| end.ended_at).max();
+    let killed = run.killed_started_at.filter(|at| last_end.is_none_or(|end| end < *at));
+    let killed = killed.map(|at| format!("killed, begun {} ago", ago(report, at)));
     let now = match at_work.is_empty() {
         true => killed.unwrap_or_default(),
         false => at_work.join(", "),

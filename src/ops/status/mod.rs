@@ -9,7 +9,9 @@ mod repositories;
 mod runs;
 mod server;
 
-use chrono::TimeDelta;
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
 
 pub use report::{
     ArchivingStatus, BackupStatus, EventStatus, InProgressStatus, ProofStatus, RecoverableStatus, Report,
@@ -44,13 +46,16 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
         source: source(context.config),
         repositories: looks.iter().map(|look| look.observed.clone()).collect(),
         server: answer.server,
-        finished_at: answer.finished.into_iter().map(|(number, age)| (number, now - age)).collect(),
+        finished_at: BTreeMap::new(),
         runs: runs::observed(&journal),
     };
-    let stored = repositories::when_stored(&observations, &looks);
-    for (number, at) in stored {
-        observations.finished_at.entry(number).or_insert(at);
+    for (number, age) in answer.finished {
+        // Two timelines may have a segment of one number: the later one is the one that is awaited.
+        let at = observations.finished_at.entry(number).or_insert(DateTime::<Utc>::MIN_UTC);
+        *at = (*at).max(now - age);
     }
+    // What the server has removed already, another repository knows.
+    observations.finished_at.extend(repositories::when_stored(&observations, &looks));
     context.interrupt.check()?;
     Ok(Report::new(&observations, &looks, &journal))
 }

@@ -63,7 +63,7 @@ pub struct RepositoryStatus {
     pub wal_lag_seconds: Option<u64>,
 }
 
-/// Any location from `from_lsn` up to, and not including, `to_lsn` can be a recovery target, and any commit in between.
+/// Any commit between `from_lsn` and `to_lsn` can be restored, and is refused as a target outside of any interval.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecoverableStatus {
     pub system_identifier: String,
@@ -76,6 +76,7 @@ pub struct RecoverableStatus {
     /// When the last segment was stored: all commits in it are older. `null` when there is no WAL behind the backup,
     /// so that it can be restored only as it is.
     pub to_at: Option<DateTime<Utc>>,
+    /// Where the contiguous WAL ends: the first location that can be no target.
     pub to_lsn: String,
 }
 

@@ -11,14 +11,15 @@ use chrono::TimeDelta;
 
 use crate::interrupt::Interrupt;
 use crate::ops::{Context, Error};
+use crate::pg::server_state::ServerState;
 use crate::plan::health::{Identity, ReplicationTrouble, Server, Trouble};
 use crate::repo;
 use crate::server::{self, Cause, ConnectionSettings, ReplicationClient, Session, SystemIdentity};
 
 /// For connecting to one address.
-const CONNECTING_MAX: Duration = Duration::from_secs(10);
+const CONNECTING_MAX: Duration = Duration::from_secs(5);
 /// For all of it; a server that hangs would never answer.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How soon a wish to stop is heard.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -95,9 +96,7 @@ fn ask(settings: &ConnectionSettings, interrupt: &Interrupt) -> Answer {
     Answer { server: Server { identity, state, replication }, finished }
 }
 
-type State = Result<crate::pg::server_state::ServerState, Trouble>;
-
-fn ask_session(session: &mut Session) -> (State, Vec<(u64, TimeDelta)>) {
+fn ask_session(session: &mut Session) -> (Result<ServerState, Trouble>, Vec<(u64, TimeDelta)>) {
     let state = session.state().map_err(|error| trouble(&error));
     let listed = match &state {
         Ok(state) if state.may_list_wal => session.finished_segments(state),
