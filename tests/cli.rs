@@ -233,6 +233,22 @@ fn nothing_wrong_with_a_fetch_looks_like_the_end_of_the_archive() {
 }
 
 #[test]
+fn a_monitoring_system_is_told_on_stdout_that_nothing_is_known() {
+    let desk = Desk::new();
+    for arguments in [
+        &["status", "--format", "nagios", "--bogus"][..],
+        &["status", "--format=nagios", "--json"],
+        &["status", "--format=nagios", "--config", "gone.toml"],
+    ] {
+        let ended = desk.pgbak(arguments);
+        ended.exits(3).mentions("pgbak: error: ");
+        assert!(ended.stdout.starts_with("PGBAK UNKNOWN - "), "{}", ended.stdout);
+        assert_eq!(ended.stdout.lines().count(), 1);
+    }
+    desk.pgbak(&["status", "--format", "prometheus", "--config", "gone.toml"]).exits(2);
+}
+
+#[test]
 fn a_target_time_without_offset_is_local_and_echoed_with_its_offset() {
     let desk = Desk::new();
     let restore = |time| desk.pgbak(&["restore", "-D", "x", "--dry-run", "--target-time", time]);

@@ -12,6 +12,10 @@ impl Exit {
     pub const USAGE: Self = Self(2);
     /// Done, but there is something to look at.
     pub const FINDINGS: Self = Self(3);
+    /// The monitoring plugins' own numbers; 0 is OK.
+    pub const PLUGIN_WARNING: Self = Self(1);
+    pub const PLUGIN_CRITICAL: Self = Self(2);
+    pub const PLUGIN_UNKNOWN: Self = Self(3);
     /// The repository was read, and holds neither the file nor any later one of its timeline.
     pub const END_OF_ARCHIVE: Self = Self(1);
     /// PostgreSQL takes 1 to 125 from a `restore_command` to mean "there is no such file", and promotes. Above
@@ -29,6 +33,8 @@ pub enum Rules {
     Usual,
     /// Whatever goes wrong, even before the command runs, must never look like the end of the archive.
     WalFetch,
+    /// Run by a monitoring system: whatever goes wrong, even before the command runs, is not known to be well.
+    Plugin,
 }
 
 impl Rules {
@@ -36,6 +42,7 @@ impl Rules {
         match self {
             Self::Usual => Exit::USAGE,
             Self::WalFetch => Exit::WAL_FETCH_FAILED,
+            Self::Plugin => Exit::PLUGIN_UNKNOWN,
         }
     }
 
@@ -43,11 +50,13 @@ impl Rules {
         match self {
             Self::Usual => Exit::FAILED,
             Self::WalFetch => Exit::WAL_FETCH_FAILED,
+            Self::Plugin => Exit::PLUGIN_UNKNOWN,
         }
     }
 
     pub fn failed(self, failure: &Failure) -> Exit {
         match (self, failure) {
+            (Self::Plugin, _) => Exit::PLUGIN_UNKNOWN,
             // 128 + the signal's number: PostgreSQL sees a command that its own shutdown ended.
             (_, Failure::Operation(error @ ops::Error::Interrupted(_))) => Exit(error.exit_code()),
             (Self::WalFetch, _) => Exit::WAL_FETCH_FAILED,
@@ -86,6 +95,15 @@ mod tests {
         assert_eq!(Rules::WalFetch.failed(&usage).code(), 200);
         assert_eq!(Rules::WalFetch.failed(&output).code(), 200);
         assert_eq!(Rules::WalFetch.failed(&interrupted(15)).code(), 143);
+    }
+
+    #[test]
+    fn a_monitoring_system_never_takes_a_failure_for_a_state() {
+        let interrupted = Failure::Operation(Interrupted { signal: 15 }.into());
+        for failure in [Failure::usage("x", "y"), interrupted, Failure::Output(std::io::Error::other("x"))] {
+            assert_eq!(Rules::Plugin.failed(&failure).code(), 3);
+        }
+        assert_eq!((Rules::Plugin.usage().code(), Rules::Plugin.panicked().code()), (3, 3));
     }
 
     #[test]

@@ -143,11 +143,8 @@ impl Command {
     fn rules(&self) -> Rules {
         match self {
             Self::WalFetch(_) | Self::WalFetchAhead(_) => Rules::WalFetch,
-            Self::BaseBackup(_)
-            | Self::WalSync(_)
-            | Self::Restore(_)
-            | Self::Status(_)
-            | Self::WalPush(_) => Rules::Usual,
+            Self::Status(command) => command.rules(),
+            Self::BaseBackup(_) | Self::WalSync(_) | Self::Restore(_) | Self::WalPush(_) => Rules::Usual,
         }
     }
 
@@ -236,7 +233,9 @@ fn answer_or_refuse(error: &clap::Error, process: Process<'_>, rules: Rules) -> 
     }
     let format = usage::log_format(&process.arguments);
     let log = Log::new(format, LevelFilter::WARN, process.stderr_reader, process.clock, stderr);
-    refuse(&log, &usage::failure(error));
+    let failure = usage::failure(error);
+    refuse(&log, &failure);
+    tell_monitoring(rules, &failure, process.stdout);
     rules.usage()
 }
 
@@ -257,13 +256,14 @@ fn run_command(arguments: Arguments, process: Process<'_>) -> Exit {
                 clock: &process.clock,
                 interrupt: process.interrupt,
                 meter: &Arc::default(),
-                program: process.program,
+                program: process.program.clone(),
                 state_directory: config::state_directory(process.environment, process.user_id),
             },
             clock: process.clock,
             zone: &chrono::Local,
             log: Arc::clone(&log),
-            output: Output::new(process.stdout),
+            output: Output::new(&mut *process.stdout),
+            stdout_reader: process.stdout_reader,
             volume: global.volume(),
         };
         let noted = command.noted_as().and_then(|name| session.context.enter_run(name));
@@ -277,8 +277,17 @@ fn run_command(arguments: Arguments, process: Process<'_>) -> Exit {
     };
     run().unwrap_or_else(|failure| {
         refuse(&log, &failure);
+        tell_monitoring(rules, &failure, process.stdout);
         rules.failed(&failure)
     })
+}
+
+/// A monitoring system reads the standard output, and nothing else.
+fn tell_monitoring(rules: Rules, failure: &Failure, stdout: &mut dyn Write) {
+    if rules == Rules::Plugin {
+        // Where it cannot be written to, the exit code says it.
+        let _ = Output::new(stdout).print(&status::unknown(&failure::one_line(failure)));
+    }
 }
 
 fn refuse(log: &Log, failure: &Failure) {

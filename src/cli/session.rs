@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::failure::Failure;
-use super::log::Log;
+use super::log::{Log, Reader};
 use super::output::{Output, ReportFormat, printable};
 use super::progress;
 use super::time::Zone;
@@ -20,6 +20,7 @@ pub struct Session<'a> {
     pub zone: &'a dyn Zone,
     pub log: Arc<Log>,
     pub output: Output<'a>,
+    pub stdout_reader: Reader,
     pub volume: Volume,
 }
 
@@ -87,7 +88,7 @@ mod tests {
     use tracing::level_filters::LevelFilter;
 
     use super::*;
-    use crate::cli::log::{LogFormat, Reader};
+    use crate::cli::log::LogFormat;
     use crate::interrupt::Interrupt;
 
     fn config() -> Config {
@@ -117,6 +118,7 @@ mod tests {
             zone: &Utc,
             log: Arc::new(log),
             output: Output::new(&mut stdout),
+            stdout_reader: Reader::Collector,
             volume,
         };
         let ended = session.report(&"report", format, exit, |_, _| "text\u{7}\n".to_owned()).unwrap();

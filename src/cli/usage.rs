@@ -57,7 +57,17 @@ pub fn rules(arguments: &[OsString], error: Option<&clap::Error>) -> Rules {
                 _ => false,
             }
         });
-    if is_named || is_suggested { Rules::WalFetch } else { Rules::Usual }
+    match is_named || is_suggested {
+        true => Rules::WalFetch,
+        false if wants_plugin(arguments) => Rules::Plugin,
+        false => Rules::Usual,
+    }
+}
+
+/// Whether a monitoring system may be asking: `status --format nagios`, however it is spelt.
+fn wants_plugin(arguments: &[OsString]) -> bool {
+    let is_pair = |pair: &[OsString]| pair[0] == "--format" && pair[1] == "nagios";
+    arguments.windows(2).any(is_pair) || arguments.iter().any(|argument| argument == "--format=nagios")
 }
 
 /// The log's format, of arguments that could not be parsed.

@@ -10,8 +10,8 @@ use super::session::{Session, Volume};
 use super::systemd::Systemd;
 use super::time::Zone;
 use super::units;
-use crate::ops::wal_sync::{self, Missing, Report, RepositoryReport};
-use crate::ops::{self, status::Finding};
+use crate::ops;
+use crate::ops::wal_sync::{self, Finding, Missing, Report, RepositoryReport};
 
 /// Between two rounds, unless something else is said.
 const INTERVAL_DEFAULT_SECONDS: u32 = 60;

@@ -86,6 +86,12 @@ impl Proofs {
         self.by_key.get(key)
     }
 
+    /// Everything whose newest proof found damage.
+    pub fn damaged(&self) -> impl Iterator<Item = (&str, &Proof)> {
+        let damaged = self.by_key.iter().filter(|(_, proof)| proof.damage.is_some());
+        damaged.map(|(key, proof)| (key.as_str(), proof))
+    }
+
     /// The newest proof of a backup as a whole.
     pub fn of_backup(&self, name: BackupName) -> Option<&Proof> {
         self.of(&backup_key(name))

@@ -10,6 +10,7 @@ pub mod lsn;
 pub mod manifest;
 pub mod manifest_checksum;
 pub mod segment;
+pub mod server_state;
 pub mod server_version;
 pub mod settings_file;
 pub mod tablespace_map;

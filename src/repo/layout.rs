@@ -105,6 +105,13 @@ pub fn parse_wal_file(object_name: &str) -> Option<(WalFileName, Codec)> {
     Some((WalFileName::parse(name).ok()?, codec))
 }
 
+/// The cluster and the WAL file that a key of [`wal_file`] is about.
+pub fn parse_wal_key(key: &str) -> Option<(SystemIdentifier, WalFileName)> {
+    let (system, rest) = key.strip_prefix(WAL_ARCHIVE)?.strip_prefix('/')?.split_once('/')?;
+    let object_name = rest.rsplit('/').next()?;
+    Some((system.parse().ok()?, parse_wal_file(object_name)?.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +128,21 @@ mod tests {
             let name = WalFileName::parse(text).unwrap();
             assert_eq!(wal_file(system, &name, Codec::Zstd), format!("wal-archive/{system}{key}"));
             let object_name = key.rsplit('/').next().unwrap();
-            assert_eq!(parse_wal_file(object_name), Some((name, Codec::Zstd)));
+            assert_eq!(parse_wal_file(object_name), Some((name.clone(), Codec::Zstd)));
+            assert_eq!(parse_wal_key(&wal_file(system, &name, Codec::Zstd)), Some((system, name)));
+        }
+    }
+
+    #[test]
+    fn other_keys_are_not_taken_for_wal() {
+        for key in [
+            "",
+            "wal-archive",
+            "wal-archive/1",
+            "wal-archive/x/00000002.history",
+            "base-backups/1/00000002.history",
+        ] {
+            assert_eq!(parse_wal_key(key), None, "{key}");
         }
     }
 

@@ -18,6 +18,7 @@ mod backup_writer;
 mod error;
 mod restore_md;
 mod scan;
+mod watch;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub use backup_reader::{BackupReader, Check};
 pub use backup_writer::{Archive, BackupWriter, CopyOutcome, Pulse, copy_backup};
 pub use error::Error;
+pub use watch::InProgress;
 
 use crate::storage::{self, Storage};
 

@@ -33,7 +33,7 @@ pub use base_backup::{BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, Che
 pub use error::{Cause, Error, Result};
 pub use messages::ServerMessage;
 pub use replication::{ReplicationClient, SystemIdentity};
-pub use session::{ArchiveMethod, Archiver, ArchiverEvent, Session};
+pub use session::Session;
 pub use settings::{
     ChannelBinding, ConnectionSettings, Host, Keepalive, Password, Place, RootCertificates,
     SessionAttributes, SettingsError, SslMode, TlsSettings, TlsVersion,

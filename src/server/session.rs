@@ -1,10 +1,11 @@
-//! An SQL session: questions about the server's state.
+//! An SQL session: how it is opened, and who answers. What it asks is in [`state`].
+
+mod state;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use postgres::config::SslMode as DriverSslMode;
-use postgres::{Client, Config, NoTls, Row};
+use postgres::{Client, Config, NoTls};
 use postgres_openssl::MakeTlsConnector;
 
 use super::connection::{APPLICATION_NAME, check_version};
@@ -21,38 +22,6 @@ pub struct Session {
     client: Client,
     server: String,
     version: ServerVersion,
-}
-
-/// The server's own WAL archiving, as `pg_stat_archiver` and the settings have it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Archiver {
-    /// `off`, `on` or `always`.
-    pub mode: String,
-    pub method: ArchiveMethod,
-    /// `minimal`, `replica` or `logical`.
-    pub wal_level: String,
-    pub archived_count: u64,
-    pub last_archived: Option<ArchiverEvent>,
-    pub failed_count: u64,
-    pub last_failed: Option<ArchiverEvent>,
-}
-
-/// A file, and when the archiver last dealt with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ArchiverEvent {
-    pub file_name: String,
-    pub at: DateTime<Utc>,
-}
-
-/// How the server hands WAL files over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ArchiveMethod {
-    Command(String),
-    Library(String),
-    /// Archiving is on and has nothing to call: WAL piles up.
-    Missing,
-    /// Archiving is off.
-    Off,
 }
 
 impl Session {
@@ -85,44 +54,6 @@ impl Session {
         text.parse().map_err(|_| self.protocol(format!("\"{text}\" as WAL location")))
     }
 
-    pub fn archiver(&mut self) -> Result<Archiver> {
-        // archive_library exists from 15 on.
-        let sql = "SELECT archived_count, last_archived_wal, \
-             (extract(epoch FROM last_archived_time) * 1000000)::int8 AS last_archived_at, \
-             failed_count, last_failed_wal, \
-             (extract(epoch FROM last_failed_time) * 1000000)::int8 AS last_failed_at, \
-             current_setting('archive_mode') AS mode, \
-             current_setting('wal_level') AS wal_level, \
-             current_setting('archive_command') AS command, \
-             current_setting('archive_library', true) AS library \
-             FROM pg_stat_archiver";
-        let row = self.client.query_one(sql, &[]).map_err(|error| failed(error, &self.server))?;
-        let mode: String = self.column(&row, "mode")?;
-        Ok(Archiver {
-            method: archive_method(&mode, self.column(&row, "command")?, self.column(&row, "library")?),
-            mode,
-            wal_level: self.column(&row, "wal_level")?,
-            archived_count: self.count(&row, "archived_count")?,
-            last_archived: self.event(&row, "last_archived_wal", "last_archived_at")?,
-            failed_count: self.count(&row, "failed_count")?,
-            last_failed: self.event(&row, "last_failed_wal", "last_failed_at")?,
-        })
-    }
-
-    fn column<'r, T: postgres::types::FromSql<'r>>(&self, row: &'r Row, name: &str) -> Result<T> {
-        row.try_get(name).map_err(|error| failed(error, &self.server))
-    }
-
-    fn count(&self, row: &Row, name: &str) -> Result<u64> {
-        self.column::<i64>(row, name).map(|count| u64::try_from(count).unwrap_or(0))
-    }
-
-    fn event(&self, row: &Row, file_name: &str, at: &str) -> Result<Option<ArchiverEvent>> {
-        let file_name: Option<String> = self.column(row, file_name)?;
-        let at = self.column::<Option<i64>>(row, at)?.and_then(DateTime::from_timestamp_micros);
-        Ok(file_name.zip(at).map(|(file_name, at)| ArchiverEvent { file_name, at }))
-    }
-
     fn check_attributes(&mut self, attributes: SessionAttributes) -> Result<()> {
         use SessionAttributes::*;
         let (sql, wanted, expected) = match attributes {
@@ -140,15 +71,6 @@ impl Session {
 
     fn protocol(&self, found: String) -> Error {
         Error::Protocol { server: self.server.clone(), found }
-    }
-}
-
-fn archive_method(mode: &str, command: String, library: Option<String>) -> ArchiveMethod {
-    match (mode, command, library) {
-        ("off", ..) => ArchiveMethod::Off,
-        (_, _, Some(library)) if !library.is_empty() => ArchiveMethod::Library(library),
-        (_, command, _) if !command.is_empty() => ArchiveMethod::Command(command),
-        _ => ArchiveMethod::Missing,
     }
 }
 
@@ -275,22 +197,5 @@ fn server_message(error: &postgres::error::DbError) -> ServerMessage {
         message: error.message().to_owned(),
         detail: error.detail().map(str::to_owned),
         hint: error.hint().map(str::to_owned),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn archiving_without_anything_to_call_is_seen() {
-        let method = |mode, command: &str, library: Option<&str>| {
-            archive_method(mode, command.to_owned(), library.map(str::to_owned))
-        };
-        assert_eq!(method("off", "(disabled)", Some("")), ArchiveMethod::Off);
-        assert_eq!(method("on", "", Some("")), ArchiveMethod::Missing);
-        assert_eq!(method("on", "", None), ArchiveMethod::Missing);
-        assert_eq!(method("on", "cp", None), ArchiveMethod::Command("cp".to_owned()));
-        assert_eq!(method("on", "", Some("lib")), ArchiveMethod::Library("lib".to_owned()));
     }
 }

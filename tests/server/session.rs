@@ -1,7 +1,9 @@
 //! The SQL session.
 
 use pgbak::interrupt::Interrupt;
-use pgbak::server::{ArchiveMethod, Archiver, Session};
+use pgbak::pg::SegmentName;
+use pgbak::pg::server_state::{ArchiveMethod, Archiver, ServerState};
+use pgbak::server::Session;
 
 use crate::cluster::Cluster;
 use crate::connect;
@@ -50,4 +52,58 @@ fn the_session_and_the_replication_client_agree_on_the_server() {
     let system = cluster.sql("SELECT system_identifier FROM pg_control_system()");
     assert_eq!(identity.system_identifier.to_string(), system);
     assert_eq!(archiver(&settings).method, ArchiveMethod::Off);
+}
+
+#[test]
+fn a_role_that_may_only_log_in_learns_all_but_when_segments_were_finished() {
+    let cluster = Cluster::start_with("max_wal_senders = 7\nmax_wal_size = 2GB\n", "");
+    cluster.sql("CREATE ROLE guest LOGIN; CREATE ROLE monitor LOGIN REPLICATION IN ROLE pg_monitor");
+    cluster.sql("SELECT pg_create_physical_replication_slot('kept', true)");
+    cluster.sql("SELECT pg_create_physical_replication_slot('unused')");
+    let session = |user: &str| {
+        let settings = cluster.local(&format!("user={user} dbname=postgres"));
+        Session::connect(&settings, &Interrupt::default()).unwrap()
+    };
+    let guest: ServerState = session("guest").state().unwrap();
+    assert_eq!((guest.role.as_str(), guest.may_replicate, guest.may_list_wal), ("guest", false, false));
+    assert_eq!(
+        guest.system_identifier.to_string(),
+        cluster.sql("SELECT system_identifier FROM pg_control_system()")
+    );
+    assert_eq!((guest.timeline.get(), guest.is_standby, guest.full_page_writes), (1, false, true));
+    assert_eq!((guest.wal_senders_max, guest.wal_senders_used), (7, 0));
+    assert_eq!(guest.wal_kept_bytes, (2048 + 256) << 20);
+    let slots: Vec<_> = guest
+        .slots
+        .iter()
+        .map(|slot| (slot.name.as_str(), slot.is_active, slot.retained_bytes.is_some()))
+        .collect();
+    assert_eq!(slots, [("kept", false, true), ("unused", false, false)]);
+    assert_eq!(guest.slots[0].wal_status.as_deref(), Some("reserved"));
+
+    cluster.sql("CREATE TABLE t ()");
+    let finished = cluster.sql("SELECT pg_walfile_name(pg_switch_wal())");
+    let mut monitor = session("monitor");
+    let state = monitor.state().unwrap();
+    assert!(state.may_replicate && state.may_list_wal);
+    assert!(state.wal_lsn.0 / state.segment_size.bytes() > guest.wal_lsn.0 / guest.segment_size.bytes());
+    let found = monitor.finished_segments(&state).unwrap();
+    let newest = SegmentName::parse(&finished, state.segment_size).unwrap().number;
+    assert_eq!(found[0].0, newest, "and not the one in use");
+    assert!((0..60_000).contains(&found[0].1.num_milliseconds()), "{found:?}");
+    assert!(session("guest").finished_segments(&state).is_err());
+}
+
+#[test]
+fn a_standby_tells_its_state_too() {
+    let primary = Cluster::start();
+    let standby = Cluster::standby_of(&primary);
+    let state =
+        Session::connect(&standby.local("dbname=postgres"), &Interrupt::default()).unwrap().state().unwrap();
+    assert!(state.is_standby);
+    assert_eq!(state.timeline.get(), 1);
+    let of_primary =
+        Session::connect(&primary.local("dbname=postgres"), &Interrupt::default()).unwrap().state().unwrap();
+    assert_eq!(state.system_identifier, of_primary.system_identifier);
+    assert_eq!(of_primary.wal_senders_used, 1);
 }

@@ -55,6 +55,12 @@ impl Outcome {
         self
     }
 
+    #[track_caller]
+    pub fn stdout_is(self, expected: &str) -> Self {
+        assert_eq!(self.stdout, expected, "stdout\n{self}");
+        self
+    }
+
     /// Asserts that the run ended with one line of error that has each of `error`, and one line of hint that has
     /// each of `hint`, and no other word on stderr.
     #[track_caller]

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::memory::MemoryFile;
-use super::report::{RepositoryReport, Tally, finding};
+use super::report::{Finding, RepositoryReport, Tally, finding};
 use crate::ops::Error;
-use crate::ops::status::Finding;
 use crate::pg::SystemIdentifier;
 use crate::repo::wal_copy::WalDirectories;
 use crate::repo::{self, Repository};

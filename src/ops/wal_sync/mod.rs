@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-pub use report::{CopiedFrom, Missing, Report, RepositoryReport, Waiting};
+pub use report::{CopiedFrom, Finding, Missing, Report, RepositoryReport, Waiting};
 
 use self::memory::MemoryFile;
 use super::process::Lock;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::ops::Error;
-use crate::ops::status::Finding;
 
 /// One round. Serialized by `--json`.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -58,6 +57,17 @@ pub struct Missing {
 pub struct Waiting {
     pub name: String,
     pub reason: String,
+}
+
+/// Something that is wrong and did not stop the round.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// For scripts: `wal-gap`, `history-missing` …
+    pub code: &'static str,
+    pub repository: Option<String>,
+    /// Without a final period.
+    pub message: String,
+    pub hint: Option<String>,
 }
 
 impl Report {

@@ -6,11 +6,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use super::archive::Archive;
 use super::directory::SourceDirectory;
 use super::member::Member;
-use super::report::{Missing, Report, Waiting, finding};
+use super::report::{Finding, Missing, Report, Waiting, finding};
 use super::{Job, Source, parallel};
 use crate::catalog::BackupInfo;
 use crate::ops::Error;
-use crate::ops::status::Finding;
 use crate::pg::SystemIdentifier;
 
 const DIRECTORY_UNREADABLE: &str = "directory-unreadable";
