@@ -3,5 +3,6 @@
 //! Nothing here reads a file, asks a server or looks at a clock. So every plan can be shown before it is carried
 //! out (`--dry-run`), explained afterwards, and tried on thousands of catalogs that no machine ever held.
 
+pub mod recoverable;
 pub mod recovery;
 pub mod wal_sync;

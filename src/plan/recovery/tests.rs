@@ -3,6 +3,7 @@
 //! A world is written down in quarters of segments: quarter 22 is the middle of segment 5. Each quarter takes
 //! fifteen minutes, so a segment is an hour of work, and is archived when the hour is over.
 
+mod intervals;
 mod promises;
 mod stories;
 

@@ -6,6 +6,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::pg::history::Span;
+use crate::plan::recoverable::{self, RecoverableInterval};
 
 /// A timeline as it really was, in quarters.
 #[derive(Debug, Clone)]
@@ -290,6 +291,41 @@ proptest! {
         let usable = cluster.world.backups.iter().any(|backup| is_usable(&backup));
         let plan = cluster.world.plan(&to_lsn(quarter));
         prop_assert_eq!(plan.is_ok(), usable, "{:?}", plan);
+    }
+
+    /// `recoverable` shows nothing that would be refused, and hides nothing that would not.
+    #[test]
+    fn a_location_can_be_restored_if_and_only_if_it_is_in_a_recoverable_interval(
+        cluster in clusters(6), tli in 1u32..7, quarter in 0u64..100, byte in -1i64..=1,
+    ) {
+        let lsn = Lsn(lsn(quarter).0.saturating_add_signed(byte));
+        let intervals = recoverable::intervals(&cluster.world.catalog());
+        let holds = |interval: &&RecoverableInterval| {
+            interval.timeline == timeline(tli) && (interval.from_lsn..interval.to_lsn).contains(&lsn)
+        };
+        let holding: Vec<_> = intervals.iter().filter(holds).collect();
+        let plan = cluster.world.plan(&to(Target::Lsn(lsn)).on(number(tli)));
+        prop_assert_eq!(holding.len(), usize::from(plan.is_ok()), "{:?} {:?}", plan, holding);
+        if let Some(interval) = holding.first() {
+            let from_its_backup = RecoveryRequest {
+                backup: Some(interval.backup.to_string()),
+                ..to(Target::Lsn(lsn)).on(number(tli))
+            };
+            prop_assert!(cluster.world.plan(&from_its_backup).is_ok());
+        }
+    }
+
+    #[test]
+    fn recoverable_intervals_of_a_timeline_are_in_order_and_apart(cluster in clusters(6)) {
+        let intervals = recoverable::intervals(&cluster.world.catalog());
+        for interval in &intervals {
+            prop_assert!(interval.from_lsn <= interval.to_lsn);
+            prop_assert!(interval.to_at.is_some() || interval.from_lsn == interval.to_lsn, "{:?}", interval);
+        }
+        for (before, after) in intervals.iter().zip(&intervals[1.min(intervals.len())..]) {
+            let apart = before.timeline < after.timeline || before.to_lsn < after.from_lsn;
+            prop_assert!(apart, "{:?} {:?}", before, after);
+        }
     }
 
     #[test]
