@@ -67,7 +67,10 @@ impl Repository {
     }
 
     /// The record of a backup, if it can be understood; `None` where there is none, so that the backup does not exist.
-    fn read_record(&self, name: BackupName) -> Result<Option<std::result::Result<BackupInfo, RecordError>>> {
+    pub(super) fn read_record(
+        &self,
+        name: BackupName,
+    ) -> Result<Option<std::result::Result<BackupInfo, RecordError>>> {
         let key = layout::backup_file(name, layout::RECORD);
         match self.read_small(&key, backup::MAX_BYTES as u64) {
             Err(Error::Missing { .. }) => Ok(None),
@@ -111,7 +114,7 @@ impl Repository {
     }
 
     /// The segment size of a cluster without a backup, by what the first of its segments that can be read says.
-    fn segment_size<'a>(
+    pub(super) fn segment_size<'a>(
         &self,
         system: SystemIdentifier,
         names: impl Iterator<Item = &'a WalFileName>,
@@ -145,13 +148,23 @@ impl Repository {
         timeline: Timeline,
         codec: Codec,
     ) -> Result<()> {
-        let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
-        match self.read_small(&key, HISTORY_SIZE_MAX_BYTES) {
+        match self.history(system, timeline, codec) {
             Ok(content) => archive.add_history(timeline, &content),
             // Deleted since it was listed; it stays known as unreadable.
             Err(Error::Missing { .. }) => {}
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// The content of a timeline's history.
+    pub(super) fn history(
+        &self,
+        system: SystemIdentifier,
+        timeline: Timeline,
+        codec: Codec,
+    ) -> Result<Vec<u8>> {
+        let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
+        self.read_small(&key, HISTORY_SIZE_MAX_BYTES)
     }
 }

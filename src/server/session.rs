@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use postgres::config::SslMode as DriverSslMode;
-use postgres::{Client, Config, NoTls, Row};
+use postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
 use postgres_openssl::MakeTlsConnector;
 
 use super::connection::{APPLICATION_NAME, check_version};
@@ -107,6 +107,23 @@ impl Session {
             failed_count: self.count(&row, "failed_count")?,
             last_failed: self.event(&row, "last_failed_wal", "last_failed_at")?,
         })
+    }
+
+    /// Runs SQL of one or more statements, and returns the rows of the last one that has any, as text.
+    pub fn rows(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let messages = self.client.simple_query(sql).map_err(|error| failed(error, &self.server))?;
+        let mut rows = Vec::new();
+        for message in messages {
+            match message {
+                SimpleQueryMessage::RowDescription(_) => rows.clear(),
+                SimpleQueryMessage::Row(row) => {
+                    let text = |column| row.get(column).map(str::to_owned);
+                    rows.push((0..row.len()).map(text).collect());
+                }
+                _ => {}
+            }
+        }
+        Ok(rows)
     }
 
     fn column<'r, T: postgres::types::FromSql<'r>>(&self, row: &'r Row, name: &str) -> Result<T> {
