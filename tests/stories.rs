@@ -16,5 +16,6 @@ mod stories {
     mod slow_link;
     mod ssh;
     mod status;
+    mod verify;
     mod wal_sync;
 }

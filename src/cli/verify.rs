@@ -318,7 +318,7 @@ mod tests {
             message: "it has no record".into(),
         });
         let lost =
-            "    cannot be restored: 2026-11-22 11:00:00+01:00 to 2026-11-22 11:10:00+01:00, on timeline 1\n";
+            "    cannot be restored: 2026-11-22 03:00:00+01:00 to 2026-11-22 03:10:00+01:00, on timeline 1\n";
         let expected = format!(
             "first: 2 backups, 34 WAL files; 30 files (1.23 GB) read\n\
              1 note:\n  \
@@ -355,7 +355,7 @@ mod tests {
 first: 2 backups, 34 WAL files
 drill: base_backup_20261122_020000 of first, 5.00 GB restored in 12 s
   replayed to 1/2000000 in 1 min 30 s by postgres (PostgreSQL) 15.14
-  the last transaction was committed at 2026-11-22 11:05:00+01:00
+  the last transaction was committed at 2026-11-22 03:05:00+01:00
   pg_amcheck: passed in 3.0 s
   /etc/pgbak/check.sql: FAILED in 0.1 s
 No findings.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 
+use super::inventory::must_stay;
 use super::{Error, Repository, Result, layout};
 use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive, backup};
@@ -40,15 +41,17 @@ impl Repository {
         let (mut backups, mut damaged) = (Vec::new(), Vec::new());
         for entry in self.storage().list(layout::BASE_BACKUPS)?.iter().filter(|entry| entry.is_directory()) {
             let Ok(name) = entry.name.parse() else { continue };
-            match self.read_record(name)? {
-                None => {}
-                Some(Ok(info)) => backups.push(info),
-                Some(Err(error)) => damaged.push(DamagedBackup {
-                    name: entry.name.clone(),
-                    reason: error.to_string(),
-                    hint: error.hint(),
-                }),
-            }
+            let (reason, hint) = match self.read_record(name) {
+                Ok(None) => continue,
+                Ok(Some(Ok(info))) => {
+                    backups.push(info);
+                    continue;
+                }
+                Ok(Some(Err(error))) => (error.to_string(), error.hint()),
+                // One record that may not be read hides its own backup alone.
+                Err(error) => must_stay(error).map(|error| (error.to_string(), error.hint()))?,
+            };
+            damaged.push(DamagedBackup { name: entry.name.clone(), reason, hint });
         }
         Ok((backups, damaged))
     }
@@ -150,9 +153,8 @@ impl Repository {
     ) -> Result<()> {
         match self.history(system, timeline, codec) {
             Ok(content) => archive.add_history(timeline, &content),
-            // Deleted since it was listed; it stays known as unreadable.
-            Err(Error::Missing { .. }) => {}
-            Err(error) => return Err(error),
+            // Deleted since it was listed, or not to be read: it stays known as unreadable.
+            Err(error) => drop(must_stay(error)?),
         }
         Ok(())
     }

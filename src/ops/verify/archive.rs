@@ -156,7 +156,7 @@ pub fn check_wal_archive(
 struct WalWalk<'a> {
     backup: &'a BackupInfo,
     key: &'a str,
-    /// Those that were whole.
+    /// Those that were there, whole or not.
     segments: BTreeSet<u64>,
     entry: Option<Entry>,
     problems: Vec<Problem>,
@@ -225,10 +225,7 @@ impl WalWalk<'_> {
     fn end(&mut self) {
         match self.entry.take() {
             Some(Entry::Segment { segment, name, check: Some(check) }) => match check.finish() {
-                Ok(_) if segment.timeline == self.backup.timeline => {
-                    drop(self.segments.insert(segment.number))
-                }
-                Ok(_) => {}
+                Ok(_) => self.segments.extend(self.own_number(segment)),
                 Err(mismatch) => self.problem("wal-damaged", &name, mismatch.to_string()),
             },
             Some(Entry::History { name, content }) => {
@@ -237,9 +234,14 @@ impl WalWalk<'_> {
                 }
             }
             // What was wrong with it was told when it was found.
-            Some(Entry::Segment { segment, .. }) => drop(self.segments.insert(segment.number)),
+            Some(Entry::Segment { segment, .. }) => self.segments.extend(self.own_number(segment)),
             Some(Entry::Other) | None => {}
         }
+    }
+
+    /// The number of a segment of the backup's own timeline.
+    fn own_number(&self, segment: SegmentName) -> Option<u64> {
+        (segment.timeline == self.backup.timeline).then_some(segment.number)
     }
 
     fn finish(mut self) -> Vec<Problem> {
