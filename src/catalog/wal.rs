@@ -126,6 +126,46 @@ impl WalArchive {
         self.histories.insert(timeline, history);
     }
 
+    /// Notes that there is a history file, and why its content is not known.
+    pub fn add_unreadable_history(&mut self, timeline: Timeline, reason: String) {
+        self.histories.insert(timeline, Err(reason));
+    }
+
+    /// Refuses the histories that cannot be right, once everything was taken in: nothing else guards them.
+    ///
+    /// A timeline has no segment before the one that it begins in, and its history goes on where its parent's ends.
+    pub fn refuse_contradicted_histories(&mut self) {
+        let contradictions: Vec<(Timeline, String)> = self
+            .histories
+            .keys()
+            .filter_map(|&timeline| Some((timeline, self.contradiction(timeline)?)))
+            .collect();
+        for (timeline, reason) in contradictions {
+            self.add_unreadable_history(timeline, reason);
+        }
+    }
+
+    fn contradiction(&self, timeline: Timeline) -> Option<String> {
+        let history = self.histories.get(&timeline)?.as_ref().ok()?;
+        let begin = history.span(timeline)?.begin;
+        if let Some(first) = self.intervals(timeline).next()
+            && first.first.number < self.number_at(begin)
+        {
+            let first = first.first.file_name(self.segment_size);
+            return Some(format!(
+                "it says that timeline {timeline} begins at {begin}, but there is {first} before"
+            ));
+        }
+        let points = |history: &TimelineHistory| -> Vec<(Timeline, Lsn)> {
+            history.ancestors().iter().map(|ancestor| (ancestor.timeline, ancestor.switch_lsn)).collect()
+        };
+        let mut own = points(history);
+        let (parent, _) = own.pop()?;
+        let of_parent = points(self.histories.get(&parent)?.as_ref().ok()?);
+        (own != of_parent)
+            .then(|| format!("it tells the history of timeline {parent} otherwise than that one's own"))
+    }
+
     fn add_segment(&mut self, segment: SegmentName, stored: StoredAs) {
         if self.has(segment) {
             return;
@@ -367,6 +407,28 @@ mod tests {
         let line = |(tli, quarters): &(u32, u64)| format!("{tli}\t{}\n", Lsn(quarters * QUARTER));
         TimelineHistory::parse(timeline(tli), switches.iter().map(line).collect::<String>().as_bytes())
             .unwrap()
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_right_is_refused() {
+        let line = |tli: u32, quarters: u64| format!("{tli}\t{}\tno reason\n", Lsn(quarters * QUARTER));
+        let refused = |second: &str, third: &str| {
+            let mut archive = archive(&[(1, 1), (1, 2), (2, 2), (2, 3), (3, 3)]);
+            archive.add_history(timeline(2), second.as_bytes());
+            archive.add_history(timeline(3), third.as_bytes());
+            archive.refuse_contradicted_histories();
+            let refused = archive.histories().iter().filter(|(_, history)| history.is_err());
+            refused.map(|(timeline, _)| timeline.get()).collect::<Vec<_>>()
+        };
+        let second = line(1, 10);
+        assert_eq!(refused(&second, &format!("{second}{}", line(2, 14))), []);
+        assert_eq!(
+            refused(&line(1, 12), &format!("{}{}", line(1, 12), line(2, 14))),
+            [2],
+            "2 has a segment before"
+        );
+        assert_eq!(refused(&second, &format!("{}{}", line(1, 9), line(2, 14))), [3], "2 left 1 elsewhere");
+        assert_eq!(refused(&second, &line(1, 13)), [], "a branch of its own");
     }
 
     #[test]

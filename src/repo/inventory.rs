@@ -12,7 +12,7 @@ use std::io::Read;
 use chrono::{DateTime, Utc};
 
 use super::lease::{self, Observer};
-use super::{Error, Repository, Result, layout};
+use super::{Error, Repository, Result, layout, restore_md};
 use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive};
 use crate::pg::{SystemIdentifier, Timeline, WalFileName};
@@ -21,6 +21,9 @@ use crate::storage::{self, Entry, ErrorKind};
 
 /// What file systems put at their root themselves.
 const OF_THE_FILE_SYSTEM: &str = "lost+found";
+
+/// Far more than any version's text.
+const GUIDE_SIZE_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
 pub struct Inventory {
@@ -35,6 +38,8 @@ pub struct Inventory {
     pub unfinished: Vec<String>,
     /// Directories that may not be listed.
     pub closed: Vec<Closed>,
+    /// Whether `RESTORE.md` is the one that this version writes.
+    pub has_usual_guide: bool,
     archives: BTreeMap<SystemIdentifier, WalArchive>,
 }
 
@@ -87,7 +92,9 @@ impl Repository {
     /// Lists everything, and reads records, leases and histories.
     pub fn inventory(&self, now: DateTime<Utc>, observer: &Observer<'_>) -> Result<Inventory> {
         self.must_exist()?;
-        let mut inventory = Inventory::default();
+        let guide = self.read_small(layout::RESTORE_MD, GUIDE_SIZE_MAX_BYTES);
+        let has_usual_guide = guide.is_ok_and(|guide| guide == restore_md::TEXT.as_bytes());
+        let mut inventory = Inventory { has_usual_guide, ..Inventory::default() };
         let known = [layout::RESTORE_MD, layout::BASE_BACKUPS, layout::WAL_ARCHIVE, OF_THE_FILE_SYSTEM];
         for entry in self.storage().list("")? {
             if !known.contains(&entry.name.as_str()) {
@@ -244,13 +251,29 @@ impl Repository {
             match self.history(system, timeline, object.codec) {
                 // Deleted since it was listed.
                 Err(Error::Missing { .. }) => {}
-                Err(error) => inventory.bad_histories.push(bad(must_stay(error)?.to_string())),
+                Err(error) => {
+                    let reason = must_stay(error)?.to_string();
+                    archive.add_unreadable_history(timeline, reason.clone());
+                    inventory.bad_histories.push(bad(reason));
+                }
                 Ok(content) => {
                     archive.add_history(timeline, &content);
-                    if let Some(Err(reason)) = archive.histories().get(&timeline) {
-                        inventory.bad_histories.push(bad(reason.clone()));
+                    // The server ends each line; what is left of a last one may name another place.
+                    if !content.ends_with(b"\n") {
+                        inventory.bad_histories.push(bad("it ends in the middle of a line".to_owned()));
                     }
                 }
+            }
+        }
+        archive.refuse_contradicted_histories();
+        for (key, object) in objects {
+            let WalFileName::History(timeline) = object.name else { continue };
+            let is_told = inventory.bad_histories.iter().any(|bad| bad.key == *key);
+            if let Some(Err(reason)) = archive.histories().get(&timeline)
+                && !is_told
+            {
+                let (key, reason) = (key.clone(), reason.clone());
+                inventory.bad_histories.push(BadHistory { key, system, timeline, reason });
             }
         }
         inventory.archives.insert(system, archive);

@@ -113,6 +113,7 @@ impl Repository {
         for (timeline, codec) in histories {
             self.add_history(&mut archive, system, timeline, codec)?;
         }
+        archive.refuse_contradicted_histories();
         Ok(archive)
     }
 
@@ -153,8 +154,9 @@ impl Repository {
     ) -> Result<()> {
         match self.history(system, timeline, codec) {
             Ok(content) => archive.add_history(timeline, &content),
-            // Deleted since it was listed, or not to be read: it stays known as unreadable.
-            Err(error) => drop(must_stay(error)?),
+            // Deleted since it was listed.
+            Err(Error::Missing { .. }) => {}
+            Err(error) => archive.add_unreadable_history(timeline, must_stay(error)?.to_string()),
         }
         Ok(())
     }

@@ -116,59 +116,158 @@ use Restore::{AllRefused, Refused, Works};
 type Row = (&'static str, Mutilation, [&'static str; 3], Restore);
 
 const TABLE: &[Row] = &[
+    ("base.tar.zst", Deleted, ["missing", "missing", "missing"], Refused),
+    ("base.tar.zst", Truncated, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("base.tar.zst", Flipped, ["", "damaged", "damaged"], Refused),
+    ("base.tar.zst", Replaced, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("base.tar.zst", Emptied, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("base.tar.zst", Unreadable, ["", "unreadable", "unreadable"], Refused),
+    ("tablespace", Deleted, ["missing", "missing", "missing"], Refused),
+    ("tablespace", Truncated, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("tablespace", Flipped, ["", "damaged", "damaged"], Refused),
+    ("tablespace", Replaced, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("tablespace", Emptied, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("tablespace", Unreadable, ["", "unreadable", "unreadable"], Refused),
+    ("pg_wal.tar.zst", Deleted, ["missing", "missing", "missing"], Refused),
+    ("pg_wal.tar.zst", Truncated, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("pg_wal.tar.zst", Flipped, ["", "damaged", "damaged"], Refused),
+    ("pg_wal.tar.zst", Replaced, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("pg_wal.tar.zst", Emptied, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("pg_wal.tar.zst", Unreadable, ["", "unreadable", "unreadable"], Refused),
+    ("backup_manifest", Deleted, ["missing", "missing", "missing"], Refused),
+    ("backup_manifest", Truncated, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("backup_manifest", Flipped, ["", "digest-differs", "manifest-damaged"], Refused),
+    ("backup_manifest", Replaced, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("backup_manifest", Emptied, ["size-differs", "size-differs", "size-differs"], Refused),
+    ("backup_manifest", Unreadable, ["", "unreadable", "unreadable"], Refused),
+    ("SHA256SUMS", Deleted, ["missing", "missing", "missing"], Refused),
+    ("SHA256SUMS", Truncated, ["checksums-differ", "checksums-differ", "checksums-differ"], Refused),
+    ("SHA256SUMS", Flipped, ["checksums-differ", "checksums-differ", "checksums-differ"], Refused),
+    ("SHA256SUMS", Replaced, ["checksums-differ", "checksums-differ", "checksums-differ"], Refused),
+    ("SHA256SUMS", Emptied, ["checksums-differ", "checksums-differ", "checksums-differ"], Refused),
+    ("SHA256SUMS", Unreadable, ["unreadable", "unreadable", "unreadable"], Refused),
+    // Without a record there is no backup; what is left of it cannot be told from an unfinished one.
+    ("backup_info.toml", Deleted, ["(garbage)", "(garbage)", "(garbage)"], Refused),
+    ("backup_info.toml", Truncated, ["record-damaged", "record-damaged", "record-damaged"], Refused),
+    ("backup_info.toml", Flipped, ["record-damaged", "record-damaged", "record-damaged"], Refused),
+    ("backup_info.toml", Replaced, ["record-damaged", "record-damaged", "record-damaged"], Refused),
+    ("backup_info.toml", Emptied, ["record-damaged", "record-damaged", "record-damaged"], Refused),
+    ("backup_info.toml", Unreadable, ["unreadable", "unreadable", "unreadable"], Refused),
+    // Its presence is what tells a repository from a disk that is not mounted.
+    ("RESTORE.md", Deleted, ["fails", "fails", "fails"], AllRefused),
+    ("RESTORE.md", Truncated, ["(guide-differs)", "(guide-differs)", "(guide-differs)"], Works),
+    ("RESTORE.md", Flipped, ["(guide-differs)", "(guide-differs)", "(guide-differs)"], Works),
+    ("RESTORE.md", Replaced, ["(guide-differs)", "(guide-differs)", "(guide-differs)"], Works),
+    ("RESTORE.md", Emptied, ["(guide-differs)", "(guide-differs)", "(guide-differs)"], Works),
+    ("RESTORE.md", Unreadable, ["fails", "fails", "fails"], AllRefused),
+    ("segment", Deleted, ["wal-missing", "wal-missing", "wal-missing"], Refused),
+    ("segment", Truncated, ["", "damaged", "damaged"], Refused),
+    ("segment", Flipped, ["", "damaged", "damaged"], Refused),
+    ("segment", Replaced, ["", "wal-damaged", "wal-damaged"], Refused),
+    ("segment", Emptied, ["", "damaged", "damaged"], Refused),
+    ("segment", Unreadable, ["", "unreadable", "unreadable"], Refused),
+    ("history", Deleted, ["history-missing", "history-missing", "history-missing"], Refused),
+    ("history", Truncated, ["history-damaged", "history-damaged", "history-damaged"], Refused),
+    ("history", Flipped, ["history-damaged", "history-damaged", "history-damaged"], Refused),
+    ("history", Replaced, ["history-damaged", "history-damaged", "history-damaged"], Refused),
+    ("history", Emptied, ["history-damaged", "history-damaged", "history-damaged"], Refused),
+    ("history", Unreadable, ["history-damaged", "history-damaged", "history-damaged"], Refused),
+    ("lease", Deleted, ["", "", ""], Works),
+    ("lease", Truncated, ["(lease-left)", "(lease-left)", "(lease-left)"], Works),
+    ("lease", Flipped, ["(lease-left)", "(lease-left)", "(lease-left)"], Works),
+    ("lease", Replaced, ["(lease-left)", "(lease-left)", "(lease-left)"], Works),
+    ("lease", Emptied, ["(lease-left)", "(lease-left)", "(lease-left)"], Works),
+    ("lease", Unreadable, ["(lease-left)", "(lease-left)", "(lease-left)"], Works),
 ];
 
 #[test]
 fn whatever_is_done_to_an_object_is_found_and_the_rest_can_be_restored() {
     let mut site = site!(tablespaces(1), initdb("--wal-segsize=1"));
-    let objects = Objects::make(&mut site);
-    let mut wrong = Vec::new();
-    for name in ["base.tar.zst", "tablespace", "pg_wal.tar.zst", "backup_manifest", "SHA256SUMS", "backup_info.toml", "RESTORE.md", "segment", "history", "lease"] {
-        for mutilation in [Deleted, Truncated, Flipped, Replaced, Emptied, Unreadable] {
-            let path = objects.path(&site, name);
-            let before = fs::read(&path).ok();
-            objects.mutilate(&site, &path, mutilation);
-            let seen = ["--quick", "", "--full"].map(|depth| objects.seen(&site, depth));
-            let restored = objects.restored(&site, name);
-            eprintln!("(\"{name}\", {mutilation:?}, {seen:?}, {restored:?}),");
-            objects.mend(&site, &path, before);
-            let _ = &mut wrong as &mut Vec<String>;
-        }
-    }
-    site.repository().forget();
+    let objects = Objects::make(&mut site, 0);
+    objects.hold(&site, TABLE.iter());
+    site.pgbak("verify --full").succeeds();
+}
+
+#[test]
+fn whatever_is_done_to_an_object_at_the_other_end_of_a_link_is_found() {
+    let mut pair = pair!(Shell, tablespaces(1));
+    let objects = Objects::make(&mut pair.site, 1);
+    let mut kinds = Vec::new();
+    let one_of_each = TABLE.iter().filter(|(name, mutilation, ..)| {
+        let is_first = matches!(mutilation, Flipped | Unreadable) && !kinds.contains(&(*name, *mutilation));
+        kinds.push((*name, *mutilation));
+        is_first
+    });
+    objects.hold(&pair.site, one_of_each);
+    pair.site.pgbak("verify --full").succeeds();
 }
 
 /// The objects of one repository, one of each kind.
 struct Objects {
-    /// The backup that is mutilated, and a later one.
+    /// Which of the site's repositories.
+    repository: usize,
+    /// The backup that is mutilated, and a later one on the next timeline.
     backups: [String; 2],
     /// Archived between the two.
     segments: [String; 2],
 }
 
 impl Objects {
-    fn make(site: &mut Site) -> Self {
+    fn make(site: &mut Site, repository: usize) -> Self {
         site.cluster().sql("CREATE TABLE t TABLESPACE space1 AS SELECT generate_series(1, 1000) AS id");
         site.pgbak("base-backup").succeeds();
         let segments = [(); 2].map(|()| archive_a_segment(site));
+        site.cluster().sql("CREATE TABLE u TABLESPACE space1 AS SELECT md5(id::text) FROM t");
         promote(site);
         site.pgbak("base-backup").succeeds();
         archive_a_segment(site);
+        if repository > 0 {
+            site.pgbak("wal-sync").succeeds();
+        }
         let backups = site.repository().backups().try_into().expect("two backups");
-        let objects = Self { backups, segments };
-        let lease = objects.path(site, "lease");
-        fs::write(&lease, "host = \"elsewhere\"\n").unwrap();
-        site.identity().own_path(&lease);
         site.pgbak("verify --full").succeeds();
-        objects
+        Self { repository, backups, segments }
     }
 
-    fn path(&self, site: &Site, name: &str) -> PathBuf {
-        self.path_of(site.repository(), name, 0)
+    /// Mutilates, looks, and mends, row by row.
+    fn hold<'t>(&self, site: &Site, rows: impl Iterator<Item = &'t Row>) {
+        let mut wrong = Vec::new();
+        for (name, mutilation, expected, expected_restore) in rows {
+            if *name == "lease" {
+                self.leave_a_lease(site);
+            }
+            let path = self.path(site, name, 0);
+            let before = fs::read(&path).unwrap();
+            self.mutilate(site, &path, *mutilation);
+            let seen = ["--quick", "", "--full"].map(|depth| self.seen(site, depth));
+            let restored = self.restored(site, name);
+            let _ = fs::remove_file(&path);
+            if *name != "lease" {
+                fs::write(&path, before).unwrap();
+                site.identity().own_path(&path);
+            }
+            if seen != *expected || restored != *expected_restore {
+                wrong.push(format!("    (\"{name}\", {mutilation:?}, {seen:?}, {restored:?}),"));
+            }
+        }
+        assert!(wrong.is_empty(), "seen otherwise than the table says:\n{}", wrong.join("\n"));
+    }
+
+    /// What a run leaves that dies between its last two steps.
+    fn leave_a_lease(&self, site: &Site) {
+        let path = self.path(site, "lease", 0);
+        fs::write(
+            &path,
+            "host = \"elsewhere\"\npid = 7\npid_scope = \"gone\"\n\
+             started_at = \"2026-11-22T02:00:00Z\"\nexpires_at = \"2026-11-22T04:00:00Z\"\n",
+        )
+        .unwrap();
+        site.identity().own_path(&path);
     }
 
     /// Of the backup or segment with this number.
-    fn path_of(&self, repository: &Repository, name: &str, number: usize) -> PathBuf {
+    fn path(&self, site: &Site, name: &str, number: usize) -> PathBuf {
+        let repository = &site.repositories()[self.repository];
         let backup = repository.backup(&self.backups[number]);
         match name {
             "RESTORE.md" => repository.path.join(name),
@@ -191,11 +290,16 @@ impl Objects {
         let write = |bytes: &[u8]| fs::write(path, bytes).unwrap();
         match mutilation {
             Deleted => fs::remove_file(path).unwrap(),
-            Truncated => write(&bytes[..bytes.len() * 2 / 3]),
+            Truncated => write(&bytes[..bytes.len() / 5]),
             Flipped => {
                 let mut bytes = bytes;
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 4;
+                // In the middle; of a history, the switch point's high half.
+                let at = if path.extension().is_some_and(|suffix| suffix == "history") {
+                    2
+                } else {
+                    bytes.len() / 2
+                };
+                bytes[at] ^= 1;
                 write(&bytes);
             }
             Replaced => write(&fs::read(self.sibling(site, path)).unwrap()),
@@ -204,61 +308,323 @@ impl Objects {
         }
     }
 
-    /// An object of the same kind, as far as there is another.
+    /// An object of the same kind, where there is another.
     fn sibling(&self, site: &Site, path: &Path) -> PathBuf {
         let kinds = [
-            "base.tar.zst", "tablespace", "pg_wal.tar.zst", "backup_manifest", "SHA256SUMS", "backup_info.toml", "segment",
+            "base.tar.zst",
+            "tablespace",
+            "pg_wal.tar.zst",
+            "backup_manifest",
+            "SHA256SUMS",
+            "backup_info.toml",
+            "segment",
         ];
-        let kind = kinds.iter().find(|kind| self.path(site, kind) == path);
-        kind.map_or_else(|| self.path(site, "backup_manifest"), |kind| self.path_of(site.repository(), kind, 1))
+        let kind = kinds.iter().find(|kind| self.path(site, kind, 0) == path);
+        kind.map_or_else(|| self.path(site, "backup_manifest", 0), |kind| self.path(site, kind, 1))
     }
 
-    fn mend(&self, site: &Site, path: &Path, before: Option<Vec<u8>>) {
-        let _ = fs::remove_file(path);
-        if let Some(bytes) = before {
-            fs::write(path, bytes).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-            site.identity().own_path(path);
-        }
+    fn only(&self, site: &Site) -> String {
+        format!("--repository {}", site.repositories()[self.repository].name)
     }
 
-    /// The findings, or the note in parentheses, each once.
+    /// The findings and, in parentheses, the notes, each once.
     fn seen(&self, site: &Site, depth: &str) -> String {
-        let outcome = site.pgbak(&format!("verify --json {depth}"));
+        let outcome = site.pgbak(&format!("verify --json {depth} {}", self.only(site)));
         if outcome.code == 1 {
             return "fails".to_owned();
         }
         let mut seen = codes(&outcome, "findings");
         assert_eq!(outcome.code, if seen.is_empty() { 0 } else { 3 }, "{outcome}");
         seen.extend(codes(&outcome, "notes").iter().map(|note| format!("({note})")));
-        seen.retain(|code| code != "(lease-left)");
         seen.dedup();
         seen.join(" ")
     }
 
     fn restored(&self, site: &Site, name: &str) -> Restore {
-        let restores = |backup: &str| {
-            let directory = site.fresh("restored");
-            let mapping = format!(
-                "--tablespace-mapping '{}={}'", site.path("space1").display(), directory.with_extension("space").display());
-            let arguments = format!("restore --backup {backup} --target-immediate -D {} {mapping}", directory.display());
-            let outcome = site.pgbak(&arguments);
-            let _ = fs::remove_dir_all(&directory);
-            let _ = fs::remove_dir_all(directory.with_extension("space"));
-            outcome.code == 0
-        };
-        let fetches = |wal: &str| {
-            let to = site.fresh("fetched");
-            site.pgbak(&format!("wal-fetch {wal} {}", to.display())).code == 0
-        };
-        if !restores(&self.backups[1]) {
+        let (thing, other) = if name == "history" { (1, 0) } else { (0, 1) };
+        if !self.restores(site, &self.backups[other], "--dry-run") {
             return AllRefused;
         }
         let works = match name {
-            "segment" => fetches(&self.segments[0]),
-            "history" => fetches("00000002.history"),
-            _ => restores(&self.backups[0]),
+            "segment" => self.fetches(site, &self.segments[0]),
+            "history" => self.follows(site, "--target-timeline 2"),
+            _ => {
+                let backup = &self.backups[thing];
+                self.restores(site, backup, "--dry-run") && self.restores(site, backup, "")
+            }
         };
         if works { Works } else { Refused }
     }
+
+    fn restores(&self, site: &Site, backup: &str, how: &str) -> bool {
+        let directory = site.fresh("restored");
+        let (space, moved) = (site.path("space1"), directory.with_extension("space"));
+        let outcome = site.pgbak(&format!(
+            "restore --backup {backup} --target-immediate -D {} {how} --tablespace-mapping '{}={}' {}",
+            directory.display(),
+            space.display(),
+            moved.display(),
+            self.only(site),
+        ));
+        let _ = fs::remove_dir_all(&directory);
+        let _ = fs::remove_dir_all(&moved);
+        outcome.code == 0
+    }
+
+    /// Whether the older backup can be restored along a timeline.
+    fn follows(&self, site: &Site, timeline: &str) -> bool {
+        let (directory, backup) = (site.fresh("restored"), &self.backups[0]);
+        let (space, moved) = (site.path("space1"), directory.with_extension("space"));
+        let arguments = format!(
+            "restore --dry-run --backup {backup} -D {} {timeline} --tablespace-mapping '{}={}' {}",
+            directory.display(),
+            space.display(),
+            moved.display(),
+            self.only(site),
+        );
+        site.pgbak(&arguments).code == 0
+    }
+
+    fn fetches(&self, site: &Site, wal: &str) -> bool {
+        let to = site.fresh("fetched");
+        site.pgbak(&format!("wal-fetch {wal} {} {}", to.display(), self.only(site))).code == 0
+    }
+}
+
+// --- what follows from a finding ------------------------------------------------------------------------------
+
+/// Runs the commands between backquotes in a hint, in their order, as the one who reads it would.
+fn follow(site: &Site, hint: &str) {
+    let commands: Vec<&str> = hint.split('`').skip(1).step_by(2).collect();
+    assert!(!commands.is_empty(), "no command in \"{hint}\"");
+    let mut shell = site.identity().command("sh", "KILL");
+    let path = format!("{}:/usr/bin:/bin", site.path("bin").display());
+    shell.args(["-e", "-c", &commands.join("\n")]).current_dir("/").env("HOME", site.path("home"));
+    process::run(shell.env("PATH", path).env("PGBAK_CONFIG", site.path("pgbak.toml")));
+}
+
+#[test]
+fn what_another_repository_has_is_mended_by_following_the_hints() {
+    let site = site!(repositories(2), initdb("--wal-segsize=1"));
+    site.pgbak("base-backup").succeeds();
+    let segments = [(); 3].map(|()| archive_a_segment(&site));
+    site.pgbak("wal-sync").succeeds();
+    let [first, second] = site.repositories() else { panic!("two repositories") };
+    let flip = |repository: &Repository, path: &Path| {
+        repository.alter(path, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        });
+    };
+    flip(first, &first.wal_file(&segments[0]).unwrap());
+    first.remove(&first.wal_file(&segments[2]).unwrap());
+    second.remove(&second.wal_file(&segments[1]).unwrap());
+    flip(second, &second.backup(&second.the_backup()).join("base.tar.zst"));
+
+    let outcome = site.pgbak("verify --json").exits(3);
+    let expected = [
+        format!("damaged {}.zst", segments[0]),
+        "damaged base.tar.zst".to_owned(),
+        format!("wal-missing {}", segments[1]),
+    ];
+    assert_eq!(findings(&outcome), expected, "what is missing at the end is for wal-sync to know");
+    for finding in outcome.json()["findings"].as_array().unwrap() {
+        follow(&site, finding["hint"].as_str().unwrap());
+    }
+    assert_eq!(site.pgbak("verify --full").succeeds().code, 0);
+    assert!(first.holds(&segments[2]) && second.holds(&segments[1]));
+}
+
+#[test]
+fn a_lost_segment_costs_the_instants_up_to_the_next_backup() {
+    let site = site!(initdb("--wal-segsize=1"));
+    site.pgbak("base-backup").succeeds();
+    let segments = [(); 3].map(|()| archive_a_segment(&site));
+    site.pgbak("base-backup").succeeds();
+    archive_a_segment(&site);
+    let repository = site.repository();
+    let lost = |outcome: &Outcome| {
+        let finding = outcome.json()["findings"][0].clone();
+        let lost = finding["unrestorable"]["instants"].as_array().unwrap().clone();
+        assert_eq!(lost.len(), 1, "{outcome}");
+        (lost[0]["from_lsn"].as_str().unwrap().to_owned(), lost[0]["to_lsn"].as_str().unwrap().to_owned())
+    };
+    let segment = repository.wal_file(&segments[1]).unwrap();
+    repository.alter(&segment, |bytes| bytes.truncate(100));
+    let damaged = lost(&site.pgbak("verify --json").exits(3));
+    let until = repository.record(&repository.backups()[1])["stop_lsn"].as_str().unwrap().to_owned();
+    assert_eq!(damaged.1, until, "the next backup begins anew");
+    repository.remove(&segment);
+    assert_eq!(
+        lost(&site.pgbak("verify --quick --json").exits(3)),
+        damaged,
+        "missing or damaged is the same"
+    );
+    let outcome = site.pgbak("verify --quick").exits(3).stdout_has("cannot be restored: ");
+    assert!(outcome.stdout.contains("+00:00 to "), "{outcome}");
+    assert!(outcome.stdout.contains("`pgbak base-backup`"), "{outcome}");
+}
+
+#[test]
+fn a_page_that_was_damaged_before_the_backup_is_named_with_its_relation_and_block() {
+    let mut site = site!(tablespaces(1));
+    site.cluster().sql(
+        "CREATE TABLE t AS SELECT md5(id::text) FROM generate_series(1, 5000) AS id;
+         CREATE TABLE u TABLESPACE space1 AS SELECT * FROM t; CHECKPOINT",
+    );
+    let files =
+        ["t", "u"].map(|table| site.cluster().sql(&format!("SELECT pg_relation_filepath('{table}')")));
+    site.cluster_mut().stop();
+    for (file, block) in files.iter().zip([3, 5]) {
+        let path = site.cluster().data.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[block * 8192 + 100] ^= 0xFF;
+        fs::write(&path, bytes).unwrap();
+    }
+    site.cluster_mut().start();
+    site.pgbak("base-backup").exits(3);
+
+    site.pgbak("verify").exits(3).stdout_has("[pages-damaged]");
+    let report = site.pgbak("verify --full --json").exits(3).json();
+    let inside: Vec<_> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["inside"].as_str().unwrap())
+        .collect();
+    let mut expected = [format!("{}, block 3", files[0]), format!("{}, block 5", files[1])];
+    expected.sort_by_key(|place| !place.starts_with("pg_tblspc"));
+    assert_eq!(inside, expected, "{report}");
+    // It is known from now on, whoever looks.
+    let outcome = site.pgbak("verify").exits(3).stdout_has("[known-damage]");
+    assert!(outcome.stdout.contains("block 3"), "{outcome}");
+}
+
+#[test]
+fn one_repository_that_is_away_is_a_finding_and_all_are_a_failure() {
+    let site = site!(repositories(2));
+    site.pgbak("base-backup").succeeds();
+    let away = |repository: &Repository| fs::rename(&repository.path, site.fresh("away")).unwrap();
+    away(&site.repositories()[0]);
+    let outcome = site.pgbak("verify").exits(3).stdout_has("first: UNREADABLE");
+    assert!(outcome.stdout.contains("[repository-unreadable]"), "{outcome}");
+    away(&site.repositories()[1]);
+    site.pgbak("verify").exits(1).refuses(&["first"], &["mounted"]);
+}
+
+// --- the drill ------------------------------------------------------------------------------------------------
+
+/// A drill in a directory of the site.
+fn drill(site: &Site) -> String {
+    format!("verify --drill --drill-directory {}", site.path("drills").display())
+}
+
+fn assert_nothing_is_left(site: &Site) {
+    let left: Vec<_> =
+        fs::read_dir(site.path("drills")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [] as [PathBuf; 0]);
+}
+
+/// With a table in a tablespace, a backup, and a last transaction behind it.
+fn site_to_drill(site: Site) -> Site {
+    site.make_directory("drills");
+    site.cluster().sql("CREATE TABLE u TABLESPACE space1 AS SELECT generate_series(1, 1000) AS id");
+    site.pgbak("base-backup").succeeds();
+    site.cluster().sql("INSERT INTO u VALUES (1001)");
+    archive_a_segment(&site);
+    site
+}
+
+#[test]
+fn a_drill_replays_all_there_is_and_leaves_nothing() {
+    let site = site_to_drill(site!(tablespaces(1)));
+    let sql = site.write("check.sql", "SELECT 1 / (count(*) = 1001)::int FROM u;\nSELECT 'well';\n");
+    let before = site.repository().files();
+    let outcome = site.pgbak(&format!("{} --json --check-sql {}", drill(&site), sql.display())).succeeds();
+    let report = outcome.json();
+    let drilled = &report["drills"][0];
+    assert_eq!(drilled["repository"], "first", "{outcome}");
+    assert_eq!(drilled["backup"], site.repository().the_backup());
+    assert!(
+        drilled["restore_seconds"].as_f64().unwrap() > 0.0 && drilled["replay_seconds"].is_f64(),
+        "{outcome}"
+    );
+    assert!(drilled["last_transaction_at"].is_string(), "{outcome}");
+    let checks: Vec<_> = drilled["checks"].as_array().unwrap().iter().map(|check| &check["name"]).collect();
+    assert_eq!(checks, ["pg_amcheck", sql.to_str().unwrap()], "{outcome}");
+    assert_nothing_is_left(&site);
+    assert_eq!(site.repository().files(), before, "a drill archives nothing");
+    assert_eq!(site.cluster().sql("SELECT count(*) FROM u"), "1001", "the live tablespace is as it was");
+    site.pgbak(&drill(&site)).succeeds().says("").stdout_has("pg_amcheck: passed");
+}
+
+#[test]
+fn a_drill_whose_sql_fails_is_a_finding() {
+    let site = site_to_drill(site!(tablespaces(1)));
+    let sql = site.write("check.sql", "SELECT 1 / (count(*) = 7)::int FROM u");
+    let outcome = site.pgbak(&format!("{} --check-sql {}", drill(&site), sql.display())).exits(3);
+    assert!(
+        outcome.stdout.contains("[check-sql]") && outcome.stdout.contains("division by zero"),
+        "{outcome}"
+    );
+    assert_nothing_is_left(&site);
+    site.pgbak(&format!("{} --check-sql /nowhere.sql", drill(&site))).exits(1).stderr_has("/nowhere.sql");
+}
+
+#[test]
+fn a_drill_of_a_damaged_backup_is_a_finding_and_leaves_nothing() {
+    let site = site_to_drill(site!(tablespaces(1)));
+    let repository = site.repository();
+    let base = repository.backup(&repository.the_backup()).join("base.tar.zst");
+    repository.alter(&base, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+    site.pgbak(&drill(&site)).exits(3).stdout_has("[not-restorable]");
+    assert_nothing_is_left(&site);
+}
+
+#[test]
+fn a_killed_drill_leaves_nothing_running_and_the_next_one_cleans_up() {
+    let site = site_to_drill(site!(tablespaces(1)));
+    let sql = site.write("check.sql", "SELECT pg_sleep(600)");
+    for signal in [Signal::KILL, Signal::TERM] {
+        let mut running = site.call(&format!("{} --check-sql {}", drill(&site), sql.display())).start();
+        let server = process::wait_for("the drill's server", || {
+            assert!(!running.has_ended(), "it ended: {}", running.stderr_so_far());
+            let root = fs::read_dir(site.path("drills")).unwrap().next()?.unwrap().path();
+            // This is made when recovery has ended.
+            root.join("run/amcheck").exists().then_some(())?;
+            let pid = fs::read_to_string(root.join("data/postmaster.pid")).ok()?;
+            pid.lines().next()?.parse::<i32>().ok()
+        });
+        running.signal(signal);
+        running.finish().exits(128 + signal.as_raw());
+        wait_until("the drill's server to end", || !process::is_alive(server));
+        if signal == Signal::KILL {
+            assert_eq!(fs::read_dir(site.path("drills")).unwrap().count(), 1, "a killed run cannot clean up");
+            site.pgbak(&drill(&site)).succeeds();
+        }
+        assert_nothing_is_left(&site);
+    }
+}
+
+#[test]
+fn a_drill_needs_room_and_the_right_programs() {
+    let site = site_to_drill(site!(tablespaces(1)));
+    let outcome = site.pgbak(&format!("{} --bin-directory /usr/bin", drill(&site))).exits(2);
+    outcome.refuses(&["postgres"], &["--bin-directory"]);
+    let Some(disk) = site.small_disk("16M") else { return };
+    let outcome = site.pgbak(&format!("verify --drill --drill-directory {}", disk.path.display())).exits(1);
+    outcome.refuses(&["free space"], &["--drill-directory"]);
+    assert_nothing_is_left(&site);
+}
+
+#[test]
+fn root_drills_as_the_server_s_user() {
+    let site = site_to_drill(site!(tablespaces(1)));
+    let Some(call) = site.call_as_root(&drill(&site)) else { return };
+    let state = tempfile::tempdir().unwrap();
+    call.env("PGBAK_STATE_DIRECTORY", state.path().to_str().unwrap()).run().succeeds();
+    assert_nothing_is_left(&site);
 }

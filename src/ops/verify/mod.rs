@@ -32,6 +32,7 @@ mod structure;
 mod task;
 mod wal;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -267,7 +268,20 @@ impl Checked {
         drop(tasks);
         self.report = report;
         self.problems.extend(problems);
+        self.forget_what_is_told_better();
         memory.conclude(self)
+    }
+}
+
+impl Checked {
+    /// Where each damaged page was found, what the server had said of them is told already.
+    fn forget_what_is_told_better(&mut self) {
+        let of_pages = self.problems.iter().filter(|problem| problem.code == "page-checksum");
+        let found: BTreeSet<_> = of_pages.filter_map(|problem| problem.subject.backup()).collect();
+        self.problems.retain(|problem| {
+            let backup = problem.subject.backup();
+            problem.code != "pages-damaged" || !backup.is_some_and(|backup| found.contains(&backup))
+        });
     }
 }
 

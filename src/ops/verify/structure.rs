@@ -157,6 +157,13 @@ impl Structure<'_> {
     }
 
     fn strangers(&mut self, inventory: &Inventory) {
+        if !inventory.has_usual_guide {
+            self.note(
+                "guide-differs",
+                layout::RESTORE_MD,
+                "it is not the text that this version of pgbak writes",
+            );
+        }
         for key in &inventory.strangers {
             self.note("stranger", key, "pgbak knows nothing of this name and leaves it alone");
         }
