@@ -421,14 +421,14 @@ mod tests {
             refused.map(|(timeline, _)| timeline.get()).collect::<Vec<_>>()
         };
         let second = line(1, 10);
-        assert_eq!(refused(&second, &format!("{second}{}", line(2, 14))), []);
+        assert_eq!(refused(&second, &format!("{second}{}", line(2, 14))), [0; 0]);
         assert_eq!(
             refused(&line(1, 12), &format!("{}{}", line(1, 12), line(2, 14))),
             [2],
             "2 has a segment before"
         );
         assert_eq!(refused(&second, &format!("{}{}", line(1, 9), line(2, 14))), [3], "2 left 1 elsewhere");
-        assert_eq!(refused(&second, &line(1, 13)), [], "a branch of its own");
+        assert_eq!(refused(&second, &line(1, 13)), [0; 0], "a branch of its own");
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn a_healthy_site_is_sound_at_every_depth_and_a_second_look_reads_only_what_is_n
     let mut site = site!(repositories(2), tablespaces(1), initdb("--wal-segsize=1"));
     site.cluster().sql(
         "CREATE TABLE t AS SELECT id, md5(id::text) FROM generate_series(1, 20000) AS id;
-         CREATE TABLE u TABLESPACE space1 AS SELECT * FROM t; CREATE INDEX ON u (id); VACUUM; CHECKPOINT",
+         CREATE TABLE u TABLESPACE space1 AS SELECT * FROM t; CREATE INDEX ON u (id); CHECKPOINT",
     );
     site.pgbak("base-backup").succeeds();
     promote(&mut site);
