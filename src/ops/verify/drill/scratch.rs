@@ -4,7 +4,7 @@
 //! <directory>/pgbak-drill-XXXXXX/    of whoever runs pgbak
 //!   lock                             held for as long as the drill runs
 //!   data/                            restored
-//!   tablespaces/OID/                 restored
+//!   tablespace-OID/                  restored
 //!   run/                             of whom the server runs as, and closed to others: configuration, log, state
 //!   s/                               the same: the socket
 //! ```
@@ -78,7 +78,7 @@ impl Scratch {
     }
 
     pub fn tablespace(&self, oid: u32) -> PathBuf {
-        self.root.join("tablespaces").join(oid.to_string())
+        self.root.join(format!("tablespace-{oid}"))
     }
 
     pub fn run(&self) -> PathBuf {

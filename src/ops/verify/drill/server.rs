@@ -30,7 +30,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long a server may take to stop at once.
 const PAUSES_TO_STOP_MAX: u32 = 600;
 /// Of what the server said, the last so many bytes are told.
-const LOG_TOLD_BYTES: i64 = 4096;
+const LOG_TOLD_BYTES: i64 = 2000;
+/// Of `postmaster.pid`, counted from 0; `LOCK_FILE_LINE_PM_STATUS` in PostgreSQL `src/include/utils/pidfile.h`.
+const STATUS_LINE: usize = 7;
 
 /// `$0` is the server, and what follows its arguments. The process that waits for the end of the pipe is no child of
 /// the server's, which would wonder about it.
@@ -46,6 +48,7 @@ pub struct Server {
     /// Its end is the server's.
     lifeline: Option<ChildStdin>,
     log: PathBuf,
+    pid_file: PathBuf,
 }
 
 /// Why there is no connection.
@@ -113,7 +116,7 @@ impl Server {
             command.spawn().map_err(|source| Error::Io { action: "run", path: postgres, source })?;
         let lifeline = child.stdin.take();
         context.interrupt.check()?;
-        Ok(Self { child, lifeline, log })
+        Ok(Self { child, lifeline, log, pid_file: scratch.data().join("postmaster.pid") })
     }
 
     /// Waits until recovery has ended and `settings` get a session.
@@ -127,6 +130,10 @@ impl Server {
             if let Some(status) = self.has_ended()? {
                 return Err(NotStarted::Ended(format!("{}: {}", in_words(status), self.last_words())));
             }
+            if !self.is_ready() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             match Session::connect(settings, context.interrupt) {
                 Ok(session) => return Ok(session),
                 Err(error) if is_starting(&error) => std::thread::sleep(PAUSE),
@@ -136,6 +143,13 @@ impl Server {
                 Err(error) => return Err(NotStarted::Refused(error.to_string())),
             }
         }
+    }
+
+    /// Whether it says that it takes connections: asked in its own file, as `pg_ctl` does, since each attempt to
+    /// connect before would leave a line in its log.
+    fn is_ready(&self) -> bool {
+        let text = fs::read_to_string(&self.pid_file).unwrap_or_default();
+        text.lines().nth(STATUS_LINE).is_some_and(|status| status.trim() == "ready")
     }
 
     fn has_ended(&mut self) -> Result<Option<ExitStatus>, Error> {
