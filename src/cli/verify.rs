@@ -345,7 +345,6 @@ mod tests {
             replayed_to_lsn: Some("1/2000000".into()),
             last_transaction_at: Some(at(5)),
             server: "postgres (PostgreSQL) 15.14".into(),
-            directory: "/tmp/pgbak-drill-x".into(),
             checks: vec![
                 DrillCheck { name: "pg_amcheck".into(), passed: true, seconds: 3.0 },
                 DrillCheck { name: "/etc/pgbak/check.sql".into(), passed: false, seconds: 0.1 },

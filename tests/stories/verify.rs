@@ -512,6 +512,36 @@ fn one_repository_that_is_away_is_a_finding_and_all_are_a_failure() {
     site.pgbak("verify").exits(1).refuses(&["first"], &["mounted"]);
 }
 
+#[test]
+fn an_interrupted_run_is_not_done_again_from_the_beginning() {
+    let pair = pair!(Shell);
+    pair.site.pgbak("base-backup").succeeds();
+    for _ in 0..20 {
+        pair.archive_a_segment();
+    }
+    pair.site.pgbak("wal-sync").succeeds();
+    let proven = || {
+        let below = walkdir::WalkDir::new(pair.site.path("home")).into_iter().flatten();
+        let mut memories = below.filter(|entry| entry.file_name() == "proofs-remote.jsonl");
+        let memory = memories.next().map(|entry| fs::read_to_string(entry.path()).unwrap());
+        memory.map_or(0, |memory| memory.lines().count().saturating_sub(1))
+    };
+    pair.proxy.throttle(400_000);
+    let mut running = pair.site.call("verify --repository remote").start();
+    wait_until("some objects to be proven", || {
+        assert!(!running.has_ended(), "it ended: {}", running.stderr_so_far());
+        proven() >= 3
+    });
+    running.signal(Signal::TERM);
+    running.finish().exits(143);
+    let kept = proven();
+    pair.proxy.heal();
+    let report = pair.site.pgbak("verify --repository remote --json").succeeds().json();
+    let number = |field: &str| report["repositories"][0][field].as_u64().unwrap();
+    assert_eq!(number("files_passed_over"), kept as u64, "{report}");
+    assert!(number("files_read") > 0, "{report}");
+}
+
 // --- the drill ------------------------------------------------------------------------------------------------
 
 /// A drill in a directory of the site.

@@ -101,7 +101,7 @@ impl Full<'_> {
             backup: self.backup,
             expected: &mut self.expected,
             results: &self.results,
-            interrupt: &reading.context.interrupt,
+            interrupt: reading.context.interrupt,
             problems: Vec::new(),
         };
         let unpacked = pipe::unpack(archive, &mut walk);

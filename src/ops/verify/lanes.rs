@@ -28,6 +28,9 @@ pub struct Reading<'a> {
     pub workers: &'a Arc<Workers>,
 }
 
+/// Takes in what was found in one task.
+pub type Done<'d> = &'d mut dyn FnMut(&Task<'_>, Vec<Problem>) -> Result<(), Error>;
+
 /// Why a lane goes no further.
 #[derive(Debug)]
 pub enum Stop {
@@ -39,11 +42,7 @@ pub enum Stop {
 impl Reading<'_> {
     /// Reads all of `tasks`, and hands each to `done` with what was found. Ends early when the repository goes away,
     /// which is the inner error.
-    pub fn read(
-        &self,
-        tasks: &[Task<'_>],
-        done: &mut dyn FnMut(&Task<'_>, Vec<Problem>) -> Result<(), Error>,
-    ) -> Result<Result<(), repo::Error>, Error> {
+    pub fn read(&self, tasks: &[Task<'_>], done: Done<'_>) -> Result<Result<(), repo::Error>, Error> {
         let (next, is_stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (sender, results) = crossbeam_channel::bounded(LANES_MAX);
         thread::scope(|scope| {

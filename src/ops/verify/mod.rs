@@ -246,7 +246,8 @@ fn read_bytes(context: &Context<'_>, checked: &mut [Checked], trust: Trust) -> R
 
 impl Checked {
     fn tasks<'a>(&'a self, proofs: &Proofs, trust: Trust) -> Tasks<'a> {
-        let is_wrong = |key: &str| self.problems.iter().any(|problem| problem.object == key);
+        let wrong: BTreeSet<&str> = self.problems.iter().map(|problem| problem.object.as_str()).collect();
+        let is_wrong = |key: &str| wrong.contains(key);
         task::collect(&self.inventory, &self.catalog, &self.scope, proofs, trust, &is_wrong)
     }
 

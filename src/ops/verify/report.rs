@@ -1,7 +1,5 @@
 //! What `verify` reports: findings, which make the exit code 3, and notes, which do not.
 
-use std::path::PathBuf;
-
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -38,7 +36,7 @@ pub struct RepositoryReport {
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
-    /// For scripts; `pgbak verify --help` lists them.
+    /// For scripts; the manual lists them.
     pub code: &'static str,
     pub repository: Option<String>,
     /// The object's key, or that of the directory it should be in.
@@ -95,7 +93,6 @@ pub struct DrillReport {
     /// When the last transaction that was replayed had been committed; `None` when there was none.
     pub last_transaction_at: Option<DateTime<Utc>>,
     pub server: String,
-    pub directory: PathBuf,
     /// In the order in which they were made: `pg_amcheck`, or the file of SQL.
     pub checks: Vec<DrillCheck>,
 }

@@ -61,7 +61,7 @@ pub fn run(
         let backup = match plan(own, request, report.started_at) {
             Ok(backup) => backup,
             Err(problem) => {
-                own.problems.push(problem);
+                own.problems.push(*problem);
                 continue;
             }
         };
@@ -84,7 +84,7 @@ pub fn run(
 }
 
 /// The backup that a restore to the end of the archive would take.
-fn plan(own: &Checked, request: &Request, now: DateTime<Utc>) -> Result<BackupInfo, Problem> {
+fn plan(own: &Checked, request: &Request, now: DateTime<Utc>) -> Result<BackupInfo, Box<Problem>> {
     let wanted = RecoveryRequest {
         backup: request.backup.clone().filter(|name| name != "latest"),
         target: Target::End,
@@ -99,7 +99,7 @@ fn plan(own: &Checked, request: &Request, now: DateTime<Utc>) -> Result<BackupIn
             let hint = error.hint();
             let problem =
                 Problem::new("not-restorable", layout::BASE_BACKUPS, Subject::Nothing, error.to_string());
-            Err(problem.with_hint(hint))
+            Err(Box::new(problem.with_hint(hint)))
         }
     }
 }
@@ -144,15 +144,13 @@ impl Drill<'_> {
             replayed_to_lsn: None,
             last_transaction_at: None,
             server: programs.version.clone(),
-            directory: scratch.path().to_owned(),
             checks: Vec::new(),
         });
         let account = self.account(&scratch)?;
         scratch.make_for(account)?;
         let control = control_file(&scratch.data())?.expect("a restore ends with this file");
         let started_at = (self.context.clock)();
-        let mut server =
-            Server::start(self.context, &scratch, &programs, account, &control, &restored.settings)?;
+        let mut server = Server::start(&scratch, &programs, account, &control, &restored.settings)?;
         let (mut session, superuser) = match self.replayed(&scratch, &mut server) {
             Ok(replayed) => replayed,
             Err(NotStarted::Failed(error)) => return Err(error),

@@ -89,10 +89,6 @@ impl Scratch {
         self.root.join("s")
     }
 
-    pub fn path(&self) -> &Path {
-        &self.root
-    }
-
     /// Where pgbak, called by the server, keeps what it fetches ahead.
     pub fn state(&self) -> PathBuf {
         self.run().join("state")

@@ -70,7 +70,6 @@ impl From<Error> for NotStarted {
 impl Server {
     /// Starts a server on what was restored into `scratch`; `recovery` is what the restore wrote for it.
     pub fn start(
-        context: &Context<'_>,
         scratch: &Scratch,
         programs: &Programs,
         account: Option<(u32, u32)>,
@@ -115,7 +114,6 @@ impl Server {
         let mut child =
             command.spawn().map_err(|source| Error::Io { action: "run", path: postgres, source })?;
         let lifeline = child.stdin.take();
-        context.interrupt.check()?;
         Ok(Self { child, lifeline, log, pid_file: scratch.data().join("postmaster.pid") })
     }
 
