@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 
-const COMMANDS: [&str; 6] = ["base-backup", "wal-sync", "restore", "status", "wal-push", "wal-fetch"];
+const COMMANDS: [&str; 7] =
+    ["base-backup", "wal-sync", "restore", "verify", "status", "wal-push", "wal-fetch"];
 
 /// Central European time, spelt out so that no time zone files are needed.
 const BERLIN: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
@@ -164,7 +165,7 @@ fn wrong_usage_can_be_told_as_json() {
 #[test]
 fn what_the_flags_mean_is_checked_against_the_configuration() {
     let desk = Desk::new();
-    for command in ["base-backup", "restore"] {
+    for command in ["base-backup", "restore", "verify"] {
         desk.pgbak(&[command, "--repository", "far"]).exits(2).says(
             "pgbak: error: --repository: no repository is named \"far\"\nhint: The repositories are: local.\n",
         );

@@ -16,6 +16,7 @@ mod stories {
     mod slow_link;
     mod ssh;
     mod status;
+    mod verify;
     mod versions;
     mod wal_sync;
 }

@@ -86,4 +86,18 @@ impl Catalog {
         let of_backups = self.backups.iter().map(|backup| backup.system_identifier);
         of_backups.chain(self.archives.keys().copied()).collect()
     }
+
+    /// The same repository as if it did not have this backup.
+    pub fn without_backup(&self, name: BackupName) -> Self {
+        let mut catalog = self.clone();
+        catalog.backups.retain(|backup| backup.name != name);
+        catalog
+    }
+
+    /// The same repository with other WAL of one cluster.
+    pub fn with_archive(&self, system_identifier: SystemIdentifier, archive: WalArchive) -> Self {
+        let mut catalog = self.clone();
+        catalog.archives.insert(system_identifier, archive);
+        catalog
+    }
 }

@@ -52,7 +52,7 @@ pub struct Interval {
 }
 
 /// Segments of one timeline that are missing between two that are there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Gap {
     pub first: SegmentName,
     pub last: SegmentName,
@@ -126,6 +126,46 @@ impl WalArchive {
         self.histories.insert(timeline, history);
     }
 
+    /// Notes that there is a history file, and why its content is not known.
+    pub fn add_unreadable_history(&mut self, timeline: Timeline, reason: String) {
+        self.histories.insert(timeline, Err(reason));
+    }
+
+    /// Refuses the histories that cannot be right, once everything was taken in: nothing else guards them.
+    ///
+    /// A timeline has no segment before the one that it begins in, and its history goes on where its parent's ends.
+    pub fn refuse_contradicted_histories(&mut self) {
+        let contradictions: Vec<(Timeline, String)> = self
+            .histories
+            .keys()
+            .filter_map(|&timeline| Some((timeline, self.contradiction(timeline)?)))
+            .collect();
+        for (timeline, reason) in contradictions {
+            self.add_unreadable_history(timeline, reason);
+        }
+    }
+
+    fn contradiction(&self, timeline: Timeline) -> Option<String> {
+        let history = self.histories.get(&timeline)?.as_ref().ok()?;
+        let begin = history.span(timeline)?.begin;
+        if let Some(first) = self.intervals(timeline).next()
+            && first.first.number < self.number_at(begin)
+        {
+            let first = first.first.file_name(self.segment_size);
+            return Some(format!(
+                "it says that timeline {timeline} begins at {begin}, but there is {first} before"
+            ));
+        }
+        let points = |history: &TimelineHistory| -> Vec<(Timeline, Lsn)> {
+            history.ancestors().iter().map(|ancestor| (ancestor.timeline, ancestor.switch_lsn)).collect()
+        };
+        let mut own = points(history);
+        let (parent, _) = own.pop()?;
+        let of_parent = points(self.histories.get(&parent)?.as_ref().ok()?);
+        (own != of_parent)
+            .then(|| format!("it tells the history of timeline {parent} otherwise than that one's own"))
+    }
+
     fn add_segment(&mut self, segment: SegmentName, stored: StoredAs) {
         if self.has(segment) {
             return;
@@ -148,6 +188,51 @@ impl WalArchive {
             interval.stored_bytes = interval.stored_bytes.saturating_add(before.stored_bytes);
         }
         intervals.insert(interval.first.number, interval);
+    }
+
+    /// The same archive as if `segment` had never been stored; `before`, the one before it, was stored at that time.
+    pub fn without_segment(&self, segment: SegmentName, before_stored_at: Option<DateTime<Utc>>) -> Self {
+        let mut archive = self.clone();
+        let Some(whole) = self.interval_with(segment).copied() else { return archive };
+        let intervals = archive.intervals.entry(segment.timeline).or_default();
+        intervals.remove(&whole.first.number);
+        // How much each of the two takes is not known any more, only how much both do.
+        let part = |first, last, last_stored_at| Interval { first, last, last_stored_at, ..whole };
+        if whole.first < segment {
+            let last = SegmentName { number: segment.number - 1, ..segment };
+            let last_stored_at = before_stored_at.unwrap_or(whole.last_stored_at);
+            intervals.insert(whole.first.number, part(whole.first, last, last_stored_at));
+        }
+        if segment < whole.last {
+            let first = segment.next();
+            intervals.insert(first.number, part(first, whole.last, whole.last_stored_at));
+        }
+        archive
+    }
+
+    /// The same archive as if what is missing in `gap`, all of it, were there, the last of it stored at that time.
+    pub fn with_segments(&self, gap: Gap, stored_at: DateTime<Utc>) -> Self {
+        let mut archive = self.clone();
+        let intervals = archive.intervals.entry(gap.first.timeline).or_default();
+        let mut filled =
+            Interval { first: gap.first, last: gap.last, stored_bytes: 0, last_stored_at: stored_at };
+        if let Some(after) = intervals.remove(&(gap.last.number + 1)) {
+            (filled.last, filled.last_stored_at) = (after.last, after.last_stored_at);
+        }
+        let before = intervals.range(..gap.first.number).next_back().map(|(_, before)| *before);
+        if let Some(before) = before.filter(|before| before.last.number + 1 == gap.first.number) {
+            filled.first = before.first;
+        }
+        intervals.insert(filled.first.number, filled);
+        archive
+    }
+
+    /// The same archive as if the history of `timeline` had never been stored.
+    pub fn without_history(&self, timeline: Timeline) -> Self {
+        let mut archive = self.clone();
+        let lost = Err("it is lost".to_owned());
+        archive.histories.insert(timeline, lost);
+        archive
     }
 
     pub fn segment_size(&self) -> SegmentSize {
@@ -322,6 +407,48 @@ mod tests {
         let line = |(tli, quarters): &(u32, u64)| format!("{tli}\t{}\n", Lsn(quarters * QUARTER));
         TimelineHistory::parse(timeline(tli), switches.iter().map(line).collect::<String>().as_bytes())
             .unwrap()
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_right_is_refused() {
+        let line = |tli: u32, quarters: u64| format!("{tli}\t{}\tno reason\n", Lsn(quarters * QUARTER));
+        let refused = |second: &str, third: &str| {
+            let mut archive = archive(&[(1, 1), (1, 2), (2, 2), (2, 3), (3, 3)]);
+            archive.add_history(timeline(2), second.as_bytes());
+            archive.add_history(timeline(3), third.as_bytes());
+            archive.refuse_contradicted_histories();
+            let refused = archive.histories().iter().filter(|(_, history)| history.is_err());
+            refused.map(|(timeline, _)| timeline.get()).collect::<Vec<_>>()
+        };
+        let second = line(1, 10);
+        assert_eq!(refused(&second, &format!("{second}{}", line(2, 14))), [0; 0]);
+        assert_eq!(
+            refused(&line(1, 12), &format!("{}{}", line(1, 12), line(2, 14))),
+            [2],
+            "2 has a segment before"
+        );
+        assert_eq!(refused(&second, &format!("{}{}", line(1, 9), line(2, 14))), [3], "2 left 1 elsewhere");
+        assert_eq!(refused(&second, &line(1, 13)), [0; 0], "a branch of its own");
+    }
+
+    #[test]
+    fn a_segment_that_is_taken_out_leaves_a_gap_and_put_back_fills_it() {
+        let whole = archive(&[(1, 1), (1, 2), (1, 3), (1, 4)]);
+        let at = |number| Some(stored(number).stored_at);
+        for number in 1..=4 {
+            let torn = whole.without_segment(segment(1, number), at(number - 1));
+            for other in 1..=4 {
+                assert_eq!(torn.has(segment(1, other)), other != number);
+            }
+            let end = torn.contiguous_from(segment(1, 1).start(SIZE), &TimelineHistory::of(timeline(1)));
+            assert_eq!(end.last_stored_at, at(number - 1).filter(|_| number > 1));
+            let gap = Gap { first: segment(1, number), last: segment(1, number) };
+            let mended = torn.with_segments(gap, stored(number).stored_at);
+            let end = mended.contiguous_from(segment(1, 1).start(SIZE), &TimelineHistory::of(timeline(1)));
+            assert_eq!((end.last, end.last_stored_at), (Some(segment(1, 4)), at(4)), "{number}");
+            assert_eq!(mended.intervals(timeline(1)).count(), 1);
+        }
+        assert!(whole.without_segment(segment(2, 2), None).has(segment(1, 2)));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod table;
 mod time;
 mod units;
 mod usage;
+mod verify;
 mod wal_fetch;
 mod wal_push;
 mod wal_sync;
@@ -101,6 +102,7 @@ enum Command {
     BaseBackup(base_backup::BaseBackup),
     WalSync(wal_sync::WalSync),
     Restore(restore::Restore),
+    Verify(verify::Verify),
     Status(status::Status),
     WalPush(wal_push::WalPush),
     WalFetch(wal_fetch::WalFetch),
@@ -144,7 +146,11 @@ impl Command {
         match self {
             Self::WalFetch(_) | Self::WalFetchAhead(_) => Rules::WalFetch,
             Self::Status(command) => command.rules(),
-            Self::BaseBackup(_) | Self::WalSync(_) | Self::Restore(_) | Self::WalPush(_) => Rules::Usual,
+            Self::BaseBackup(_)
+            | Self::WalSync(_)
+            | Self::Restore(_)
+            | Self::Verify(_)
+            | Self::WalPush(_) => Rules::Usual,
         }
     }
 
@@ -154,6 +160,7 @@ impl Command {
             Self::BaseBackup(_) => Some("base-backup"),
             Self::WalSync(_) => Some("wal-sync"),
             Self::Restore(_) => Some("restore"),
+            Self::Verify(_) => Some("verify"),
             Self::Status(_) | Self::WalPush(_) | Self::WalFetch(_) | Self::WalFetchAhead(_) => None,
         }
     }
@@ -163,6 +170,7 @@ impl Command {
             Self::BaseBackup(command) => command.run(session),
             Self::WalSync(command) => command.run(session),
             Self::Restore(command) => command.run(session),
+            Self::Verify(command) => command.run(session),
             Self::Status(command) => command.run(session),
             Self::WalPush(command) => command.run(session),
             Self::WalFetch(command) => command.run(session),

@@ -6,10 +6,12 @@ pub mod journal;
 pub mod proofs;
 pub mod restore;
 pub mod status;
+pub mod verify;
 pub mod wal_fetch;
 pub mod wal_push;
 pub mod wal_sync;
 
+mod backup_files;
 mod data_directory;
 mod error;
 mod process;

@@ -53,7 +53,12 @@ impl Context<'_> {
 
     /// Where the state lies that belongs to this configuration alone. It need not exist.
     pub(super) fn configuration_state(&self) -> PathBuf {
-        let name = match &self.config.file {
+        self.state_directory.join(self.configuration_name())
+    }
+
+    /// What tells this configuration from others on this machine.
+    pub(super) fn configuration_name(&self) -> String {
+        match &self.config.file {
             // The path tells apart what has one name, such as a container's and the machine's own.
             Some(file) => {
                 let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -62,8 +67,7 @@ impl Context<'_> {
                 format!("{stem}-{}", &digester.finish().sha256.to_string()[..8])
             }
             None => "environment".to_owned(),
-        };
-        self.state_directory.join(name)
+        }
     }
 
     /// Takes the lock of this name, or fails with who has it. Only one run of `command` works on one cluster.

@@ -6,14 +6,19 @@
 //! are little-endian, as on every machine that pgbak runs on.
 //!
 //! ```text
-//!   0 u64 system identifier      16 u32 state            48 u32 checkpoint's timeline
-//!   8 u32 version of this file   32 u64 checkpoint      228 u32 WAL segment size
-//!  12 u32 catalog version        40 u64 its redo point  252 u32 data checksum version
+//!   0 u64 system identifier      40 u64 its redo point                 216 u32 page size
+//!   8 u32 version of this file   48 u32 checkpoint's timeline          220 u32 pages in a file of a relation
+//!  12 u32 catalog version       180 u32 max_connections, and from      228 u32 WAL segment size
+//!  16 u32 state                         there the other Limits          252 u32 data checksum version
+//!  32 u64 checkpoint
 //! ```
 
 use std::fmt;
 
 use super::{Lsn, SegmentSize, SystemIdentifier, Timeline};
+
+/// `--with-blocksize` of PostgreSQL's own configure script.
+const PAGE_BYTES: std::ops::RangeInclusive<u32> = 1 << 10..=32 << 10;
 
 /// The file's path below the data directory.
 pub const PATH: &str = "global/pg_control";
@@ -31,8 +36,23 @@ pub struct ControlFile {
     /// The timeline that the latest checkpoint is on.
     pub timeline: Timeline,
     pub segment_size: SegmentSize,
+    pub limits: Limits,
+    /// The size of a data page.
+    pub page_bytes: u32,
+    /// How many pages each file of a relation has, but the last one.
+    pub pages_per_file: u32,
     /// Whether data pages carry checksums (`initdb --data-checksums`).
     pub data_checksums: bool,
+}
+
+/// The settings of which a server in recovery must have as much as the one had that wrote the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub max_connections: u32,
+    pub max_worker_processes: u32,
+    pub max_wal_senders: u32,
+    pub max_prepared_transactions: u32,
+    pub max_locks_per_transaction: u32,
 }
 
 /// `DBState`, in `pg_controldata`'s words.
@@ -77,6 +97,7 @@ impl ControlFile {
             return Err(ControlFileError::WrongCrc { expected, found });
         }
         let [state, timeline, segment_bytes] = [16, 48, 228].map(|at| u32_at(bytes, at));
+        let [page_bytes, pages_per_file] = [216, 220].map(|at| u32_at(bytes, at));
         let impossible =
             |field, found| move || ControlFileError::Impossible { field, found: u64::from(found) };
         Ok(Self {
@@ -88,6 +109,17 @@ impl ControlFile {
             timeline: Timeline::new(timeline).ok_or_else(impossible("timeline", timeline))?,
             segment_size: SegmentSize::from_bytes(u64::from(segment_bytes))
                 .ok_or_else(impossible("WAL segment size", segment_bytes))?,
+            limits: Limits {
+                max_connections: u32_at(bytes, 180),
+                max_worker_processes: u32_at(bytes, 184),
+                max_wal_senders: u32_at(bytes, 188),
+                max_prepared_transactions: u32_at(bytes, 192),
+                max_locks_per_transaction: u32_at(bytes, 196),
+            },
+            page_bytes: Some(page_bytes)
+                .filter(|bytes| bytes.is_power_of_two() && PAGE_BYTES.contains(bytes))
+                .ok_or_else(impossible("page size", page_bytes))?,
+            pages_per_file,
             data_checksums: u32_at(bytes, 252) != 0,
         })
     }
@@ -180,6 +212,15 @@ mod tests {
                 redo: redo.parse().unwrap(),
                 timeline: Timeline::FIRST,
                 segment_size: SegmentSize::from_bytes(segment_bytes).unwrap(),
+                limits: Limits {
+                    max_connections: 100,
+                    max_worker_processes: 8,
+                    max_wal_senders: 10,
+                    max_prepared_transactions: 0,
+                    max_locks_per_transaction: 64,
+                },
+                page_bytes: 8192,
+                pages_per_file: 131_072,
                 data_checksums: true,
             };
             assert_eq!(control, expected, "{major}");
@@ -208,7 +249,7 @@ mod tests {
 
     #[test]
     fn what_no_server_writes_is_refused_even_with_a_right_crc() {
-        for (at, field) in [(16, "state"), (48, "timeline"), (228, "WAL segment size")] {
+        for (at, field) in [(16, "state"), (48, "timeline"), (216, "page size"), (228, "WAL segment size")] {
             let mut bytes = REAL[0].1.to_vec();
             let number: u32 = if field == "timeline" { 0 } else { 99 };
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());

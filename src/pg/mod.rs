@@ -9,6 +9,7 @@ pub mod history;
 pub mod lsn;
 pub mod manifest;
 pub mod manifest_checksum;
+pub mod page_checksum;
 pub mod segment;
 pub mod server_state;
 pub mod server_version;

@@ -22,6 +22,7 @@ pub struct ArchiveReader<'a> {
     codec: Codec,
     /// What was read but not yet handed out.
     in_flight: VecDeque<Decoding>,
+    in_flight_max: usize,
     state: State<'a>,
     /// What [`Read`] hands out, from `position` on.
     current: Buffer,
@@ -61,10 +62,17 @@ impl<'a> ArchiveReader<'a> {
             workers: Arc::clone(workers),
             codec,
             in_flight: VecDeque::new(),
+            in_flight_max: workers.in_flight(),
             state: State::Frames(Source::new(source, expected)),
             current: Buffer::default(),
             position: 0,
         }
+    }
+
+    /// Keeps at most `frames` in flight, where several readers share the workers, and their memory counts together.
+    pub fn with_in_flight_max(mut self, frames: usize) -> Self {
+        self.in_flight_max = self.in_flight_max.min(frames.max(1));
+        self
     }
 
     /// The next piece of the content, never empty, until `None` at its end.
@@ -109,7 +117,7 @@ impl<'a> ArchiveReader<'a> {
 
     /// Keeps so many frames in flight that no worker has to wait.
     fn read_ahead(&mut self) {
-        while self.in_flight.len() < self.workers.in_flight() {
+        while self.in_flight.len() < self.in_flight_max {
             match std::mem::replace(&mut self.state, State::Failed) {
                 State::Frames(source) => {
                     self.state = self.read_frame(source).unwrap_or_else(State::Failing);

@@ -127,7 +127,8 @@ impl<'a> BackupReader<'a> {
         }
     }
 
-    fn check_sums(&self) -> Result<()> {
+    /// Compares `SHA256SUMS` with the record.
+    pub fn check_sums(&self) -> Result<()> {
         let key = self.key(layout::CHECKSUMS);
         let bytes = self.repository.read_small(&key, CHECKSUMS_SIZE_MAX_BYTES)?;
         let text = String::from_utf8_lossy(&bytes);

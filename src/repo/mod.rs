@@ -4,10 +4,12 @@
 //! * [`BackupWriter`] writes one backup to several repositories, data first, record last.
 //! * [`BackupReader`] reads one back and trusts nothing that it has not checked.
 //! * [`wal`] stores and finds WAL files, each once; [`wal_copy`] copies them between repositories.
+//! * [`inventory`] lists everything, whatever state it is in.
 //! * [`lease`] tells a run in progress from what a dead one left.
 //!
 //! It knows nothing of commands, servers or how bytes reach a disk.
 
+pub mod inventory;
 pub mod layout;
 pub mod lease;
 pub mod wal;

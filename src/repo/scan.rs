@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 
+use super::inventory::must_stay;
 use super::{Error, Repository, Result, layout};
 use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive, backup};
@@ -40,15 +41,17 @@ impl Repository {
         let (mut backups, mut damaged) = (Vec::new(), Vec::new());
         for entry in self.storage().list(layout::BASE_BACKUPS)?.iter().filter(|entry| entry.is_directory()) {
             let Ok(name) = entry.name.parse() else { continue };
-            match self.read_record(name)? {
-                None => {}
-                Some(Ok(info)) => backups.push(info),
-                Some(Err(error)) => damaged.push(DamagedBackup {
-                    name: entry.name.clone(),
-                    reason: error.to_string(),
-                    hint: error.hint(),
-                }),
-            }
+            let (reason, hint) = match self.read_record(name) {
+                Ok(None) => continue,
+                Ok(Some(Ok(info))) => {
+                    backups.push(info);
+                    continue;
+                }
+                Ok(Some(Err(error))) => (error.to_string(), error.hint()),
+                // One record that may not be read hides its own backup alone.
+                Err(error) => must_stay(error).map(|error| (error.to_string(), error.hint()))?,
+            };
+            damaged.push(DamagedBackup { name: entry.name.clone(), reason, hint });
         }
         Ok((backups, damaged))
     }
@@ -67,7 +70,10 @@ impl Repository {
     }
 
     /// The record of a backup, if it can be understood; `None` where there is none, so that the backup does not exist.
-    fn read_record(&self, name: BackupName) -> Result<Option<std::result::Result<BackupInfo, RecordError>>> {
+    pub(super) fn read_record(
+        &self,
+        name: BackupName,
+    ) -> Result<Option<std::result::Result<BackupInfo, RecordError>>> {
         let key = layout::backup_file(name, layout::RECORD);
         match self.read_small(&key, backup::MAX_BYTES as u64) {
             Err(Error::Missing { .. }) => Ok(None),
@@ -107,11 +113,12 @@ impl Repository {
         for (timeline, codec) in histories {
             self.add_history(&mut archive, system, timeline, codec)?;
         }
+        archive.refuse_contradicted_histories();
         Ok(archive)
     }
 
     /// The segment size of a cluster without a backup, by what the first of its segments that can be read says.
-    fn segment_size<'a>(
+    pub(super) fn segment_size<'a>(
         &self,
         system: SystemIdentifier,
         names: impl Iterator<Item = &'a WalFileName>,
@@ -145,13 +152,23 @@ impl Repository {
         timeline: Timeline,
         codec: Codec,
     ) -> Result<()> {
-        let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
-        match self.read_small(&key, HISTORY_SIZE_MAX_BYTES) {
+        match self.history(system, timeline, codec) {
             Ok(content) => archive.add_history(timeline, &content),
-            // Deleted since it was listed; it stays known as unreadable.
+            // Deleted since it was listed.
             Err(Error::Missing { .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => archive.add_unreadable_history(timeline, must_stay(error)?.to_string()),
         }
         Ok(())
+    }
+
+    /// The content of a timeline's history.
+    pub(super) fn history(
+        &self,
+        system: SystemIdentifier,
+        timeline: Timeline,
+        codec: Codec,
+    ) -> Result<Vec<u8>> {
+        let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
+        self.read_small(&key, HISTORY_SIZE_MAX_BYTES)
     }
 }

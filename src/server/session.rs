@@ -5,7 +5,7 @@ mod state;
 use std::time::Duration;
 
 use postgres::config::SslMode as DriverSslMode;
-use postgres::{Client, Config, NoTls};
+use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use postgres_openssl::MakeTlsConnector;
 
 use super::connection::{APPLICATION_NAME, check_version};
@@ -52,6 +52,23 @@ impl Session {
         )?;
         let text = text.unwrap_or_default();
         text.parse().map_err(|_| self.protocol(format!("\"{text}\" as WAL location")))
+    }
+
+    /// Runs SQL of one or more statements, and returns the rows of the last one that has any, as text.
+    pub fn rows(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let messages = self.client.simple_query(sql).map_err(|error| failed(error, &self.server))?;
+        let mut rows = Vec::new();
+        for message in messages {
+            match message {
+                SimpleQueryMessage::RowDescription(_) => rows.clear(),
+                SimpleQueryMessage::Row(row) => {
+                    let text = |column| row.get(column).map(str::to_owned);
+                    rows.push((0..row.len()).map(text).collect());
+                }
+                _ => {}
+            }
+        }
+        Ok(rows)
     }
 
     fn check_attributes(&mut self, attributes: SessionAttributes) -> Result<()> {

@@ -2,7 +2,7 @@
 # How fast pgbak is, beside what else does the same job: pg_basebackup, tar and pgBackRest.
 #
 #     tests/bench/run.sh                          everything, about ten minutes
-#     ONLY=wal tests/bench/run.sh                 one of: backup, restore, wal, ssh, start
+#     ONLY=wal tests/bench/run.sh                 one of: backup, restore, verify, wal, ssh, start
 #     PGBAK=target/release/pgbak tests/bench/run.sh
 #
 # All run in turn on the same cluster, half of it incompressible, in memory (/dev/shm), so that neither the disk nor
@@ -20,7 +20,7 @@ cd "$(dirname "$0")/../.."
 SIZE_MB=${SIZE_MB:-2500}
 RUNS=${RUNS:-5}
 SSH_RUNS=${SSH_RUNS:-3}
-ONLY=${ONLY:-backup restore wal ssh start}
+ONLY=${ONLY:-backup restore verify wal ssh start}
 MEMORY=${MEMORY:-/dev/shm}
 DISK=${DISK:-/var/tmp}
 
@@ -219,6 +219,50 @@ restore_table() {
     row restore:pgbak "pgbak restore, every file checked"
     row restore:tar "tar --zstd -xf of the same archives" 0.90
     row restore:pgbackrest "pgbackrest restore, process-max=2" 0.80
+}
+
+# Two backups and the WAL between them. pgbak remembers nothing from round to round; sha256sum gets the same files, the
+# largest first, on two processes.
+verify_setup() {
+    rm -rf "$work/pgbak" "$work/pgbackrest" "$work/basebackup"
+    local segment
+    new_stanza "$work/pgbackrest"
+    for segment in "$work"/data/pg_wal/0000000100000*; do
+        [[ $segment != *.* && -e $work/data/pg_wal/archive_status/${segment##*/}.done ]] || continue
+        as_postgres "$pgbak" -q --config "$work/pgbak.toml" wal-push "$segment"
+        # shellcheck disable=SC2046
+        as_postgres $(pgbackrest_on "$work/pgbackrest" archive-push "$segment")
+    done
+    for _ in 1 2; do
+        as_postgres "$pgbak" -q --config "$work/pgbak.toml" base-backup --compression zstd:3 >/dev/null
+        # shellcheck disable=SC2046
+        as_postgres $(pgbackrest_on "$work/pgbackrest" backup --type=full)
+    done
+}
+
+verify_round() {
+    local depth
+    for depth in default full; do
+        rm -rf "$work/state"
+        measure "verify:pgbak-$depth" env PGBAK_STATE_DIRECTORY="$work/state" \
+            "$pgbak" --config "$work/pgbak.toml" verify $([[ $depth == default ]] || echo --full)
+    done
+    measure verify:sha256sum sh -c "find '$work/pgbak' -type f -printf '%s %p\n' | sort -rn | cut -d ' ' -f 2- |
+        tr '\n' '\0' | xargs -0 -n 1 -P 2 sha256sum"
+    # shellcheck disable=SC2046
+    measure verify:pgbackrest $(pgbackrest_on "$work/pgbackrest" verify)
+    times[verify:pgbak]=${times[verify:pgbak-default]:-}
+    memory[verify:pgbak]=${memory[verify:pgbak-default]:-}
+}
+
+bench_verify() {
+    verify_setup
+    rounds verify_round
+    heading "verify, $(du -sm "$work/pgbak" | cut -f 1) MB stored"
+    row verify:pgbak "pgbak verify: digests, frames, WAL pages"
+    row verify:pgbak-full "pgbak verify --full: also the manifest and page checksums"
+    row verify:sha256sum "sha256sum of the same files, two at a time" 1.00
+    row verify:pgbackrest "pgbackrest verify, process-max=2" 1.00
 }
 
 # One segment a round, the same for each, and never one that a repository has already.
@@ -481,6 +525,7 @@ if [[ $ONLY == *restore* ]]; then
     rounds restore_round
     restore_table
 fi
+if [[ $ONLY == *verify* ]]; then bench_verify; fi
 if [[ $ONLY == *wal* ]]; then bench_wal; fi
 if [[ $ONLY == *ssh* ]]; then bench_ssh; fi
 if [[ $ONLY == *start* ]]; then bench_start; fi

@@ -20,11 +20,12 @@ use chrono::{DateTime, Utc};
 
 pub use crate::plan::recovery::{Target, TargetAction, TargetTimeline};
 
-use self::data_files::{DataFiles, Expected, Unpacking};
+use self::data_files::{DataFiles, Unpacking};
 use self::delta::Delta;
 use self::places::Places;
 use self::proof::Proof;
 use self::target::Owner;
+use super::backup_files::Expected;
 use super::{Context, Error};
 use crate::pg::tablespace_map;
 use crate::pipe::{self, Stopped, Workers};
@@ -142,13 +143,14 @@ impl Restore<'_> {
         target::begin(self.places, &self.proof.backup)?;
         report.files_removed = delta.remove_aliens()?;
         self.link_tablespaces()?;
-        let expected = Expected::from_manifest(&self.proof.manifest, delta.kept);
+        let expected = Expected::from_manifest(&self.proof.manifest);
         let mut files = DataFiles {
             places: self.places,
             owner,
             meter: Arc::clone(self.context.meter),
             interrupt: self.context.interrupt.clone(),
             expected: expected.map_err(|reason| self.unrestorable("backup_manifest", reason))?,
+            kept: delta.kept,
             taken: Vec::new(),
             written: 0,
             directory_mode: 0o700,
@@ -171,7 +173,7 @@ impl Restore<'_> {
         for content in BackupReader::new(&self.proof.repository, &self.proof.backup).contents() {
             self.unpack_from_any(files, content, &workers)?;
         }
-        match files.expected.first_missing() {
+        match files.expected.missing().next() {
             None => Ok(()),
             Some(path) => {
                 Err(self.unrestorable("backup", format!("{path} is in its manifest, but in no archive")))
