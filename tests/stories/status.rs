@@ -279,6 +279,9 @@ fn a_repository_that_lacks_what_another_has_is_told_until_it_is_synced() {
     wait_until_found(&site, "wal-not-synced warning second");
     site.pgbak("wal-sync").succeeds();
     assert_eq!(found(&site), ["server-unreachable warning"]);
+    let report = status(&site).json();
+    let until = |repository: usize| &report["repositories"][repository]["recoverable"][0]["to_at"];
+    assert_eq!(until(0), until(1), "what came late is not newer for that");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::repositories::Look;
+use super::repositories::{Look, end_of};
 use crate::catalog::backup::BackupKind;
 use crate::catalog::{BackupInfo, Catalog, WalArchive};
 use crate::ops::journal::Journal;
@@ -73,7 +73,7 @@ pub struct RecoverableStatus {
     pub backup: String,
     pub from_at: DateTime<Utc>,
     pub from_lsn: String,
-    /// When the last segment was stored: all commits in it are older. `null` when there is no WAL behind the backup,
+    /// When the last segment was stored in the first repository that has it: all commits in it are older. `null` when there is no WAL behind the backup,
     /// so that it can be restored only as it is.
     pub to_at: Option<DateTime<Utc>>,
     /// Where the contiguous WAL ends: the first location that can be no target.
@@ -222,7 +222,7 @@ impl Report {
             at: observations.now,
             state: state(observations, &findings),
             findings,
-            repositories: looks.iter().map(|look| RepositoryStatus::of(look, observations)).collect(),
+            repositories: looks.iter().map(|look| RepositoryStatus::of(look, looks, observations)).collect(),
             server: ServerStatus::of(&observations.server),
             runs: observations.runs.iter().map(|run| RunStatus::of(run, journal)).collect(),
             thresholds: ThresholdStatus {
@@ -245,7 +245,7 @@ fn state(observations: &Observations, findings: &[Finding]) -> State {
 }
 
 impl RepositoryStatus {
-    fn of(look: &Look<'_>, observations: &Observations) -> Self {
+    fn of(look: &Look<'_>, looks: &[Look<'_>], observations: &Observations) -> Self {
         let mut status = Self {
             name: look.repository.name().to_owned(),
             place: look.repository.place(),
@@ -258,14 +258,20 @@ impl RepositoryStatus {
             wal_lag_seconds: None,
         };
         match &look.observed.catalog {
-            Ok(catalog) => status.describe(catalog, look, observations),
+            Ok(catalog) => {
+                let intervals = recoverable::intervals(catalog);
+                let recoverable = |interval: &RecoverableInterval| {
+                    RecoverableStatus::of(interval, end_of(interval, look, looks))
+                };
+                status.recoverable = intervals.iter().map(recoverable).collect();
+                status.describe(catalog, look, observations);
+            }
             Err(trouble) => status.error = Some(trouble.message.clone()),
         }
         status
     }
 
     fn describe(&mut self, catalog: &Catalog, look: &Look<'_>, observations: &Observations) {
-        self.recoverable = recoverable::intervals(catalog).iter().map(RecoverableStatus::of).collect();
         let backup =
             |backup: &BackupInfo| BackupStatus::of(backup, look.proofs.get(&backup.name), observations.now);
         self.backups = catalog.backups().iter().map(backup).collect();
@@ -284,14 +290,14 @@ fn age_seconds(now: DateTime<Utc>, then: DateTime<Utc>) -> u64 {
 }
 
 impl RecoverableStatus {
-    fn of(interval: &RecoverableInterval) -> Self {
+    fn of(interval: &RecoverableInterval, to_at: Option<DateTime<Utc>>) -> Self {
         Self {
             system_identifier: interval.system_identifier.to_string(),
             timeline: interval.timeline.get(),
             backup: interval.backup.to_string(),
             from_at: interval.from_at,
             from_lsn: interval.from_lsn.to_string(),
-            to_at: interval.to_at,
+            to_at,
             to_lsn: interval.to_lsn.to_string(),
         }
     }

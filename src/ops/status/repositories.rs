@@ -10,6 +10,7 @@ use crate::ops::Context;
 use crate::ops::proofs::{Proof, Proofs};
 use crate::pg::{SegmentName, SystemIdentifier, WalFileName};
 use crate::plan::health::{self, Observations, Trouble};
+use crate::plan::recoverable::RecoverableInterval;
 use crate::repo::wal_copy::LogDirectory;
 use crate::repo::{self, InProgress, Repository, layout};
 
@@ -108,6 +109,16 @@ pub fn when_stored(observations: &Observations, looks: &[Look<'_>]) -> Vec<(u64,
         }
     }
     times
+}
+
+/// When the WAL ended that can be restored from a repository: no later than when the first of all repositories stored its
+/// last segment, though it may itself have got it much later.
+pub fn end_of(interval: &RecoverableInterval, look: &Look<'_>, looks: &[Look<'_>]) -> Option<DateTime<Utc>> {
+    let archive = look.observed.catalog.as_ref().ok()?.archive(interval.system_identifier)?;
+    let number = interval.to_lsn.0.checked_sub(1)? / archive.segment_size().bytes();
+    let others = looks.iter().filter(|other| !std::ptr::eq(*other, look));
+    let stored = others.filter_map(|other| stored_at(other, interval.system_identifier, number));
+    stored.map(|(_, at)| at).chain([interval.to_at?]).min()
 }
 
 fn stored_at(look: &Look<'_>, system: SystemIdentifier, number: u64) -> Option<(u64, DateTime<Utc>)> {
