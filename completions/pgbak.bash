@@ -25,6 +25,9 @@ _pgbak() {
             pgbak,status)
                 cmd="pgbak__subcmd__status"
                 ;;
+            pgbak,verify)
+                cmd="pgbak__subcmd__verify"
+                ;;
             pgbak,wal-fetch)
                 cmd="pgbak__subcmd__wal__subcmd__fetch"
                 ;;
@@ -41,7 +44,7 @@ _pgbak() {
 
     case "${cmd}" in
         pgbak)
-            opts="-v -q -h -V --config --verbose --quiet --log-format --help --version base-backup wal-sync restore status wal-push wal-fetch"
+            opts="-v -q -h -V --config --verbose --quiet --log-format --help --version base-backup wal-sync restore verify status wal-push wal-fetch"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -174,7 +177,53 @@ _pgbak() {
             fi
             case "${prev}" in
                 --format)
+                    COMPREPLY=($(compgen -W "text json prometheus nagios" -- "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgbak__subcmd__verify)
+            opts="-v -q -h --backup --repository --quick --full --drill --again-after --drill-directory --bin-directory --check-sql --json --config --verbose --quiet --log-format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --backup)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --again-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --drill-directory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --bin-directory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --check-sql)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --config)

@@ -34,6 +34,7 @@ complete -c pgbak -n "__fish_pgbak_needs_command" -s V -l version -d 'Print vers
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "base-backup" -d 'Take a base backup and store it in every repository'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "wal-sync" -d 'Bring every repository up to date with the WAL'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "restore" -d 'Put a data directory back, at any point in time'
+complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "verify" -d 'Prove that what is stored can be restored'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "status" -d 'Show what can be restored, and what is wrong'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "wal-push" -d 'Store one WAL file durably (for archive_command)'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "wal-fetch" -d 'Bring one WAL file back (for restore_command)'
@@ -84,8 +85,26 @@ complete -c pgbak -n "__fish_pgbak_using_subcommand restore" -l json -d 'Print t
 complete -c pgbak -n "__fish_pgbak_using_subcommand restore" -s v -l verbose -d 'Say more of what is being done (twice: much more)'
 complete -c pgbak -n "__fish_pgbak_using_subcommand restore" -s q -l quiet -d 'Say nothing when all is well'
 complete -c pgbak -n "__fish_pgbak_using_subcommand restore" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l backup -d 'Only this backup, or the latest, and the WAL from its start on [default: all]' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l repository -d 'Only this repository (repeatable) [default: all; with --drill: any]' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l again-after -d 'Read again what was proven longer ago than this' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l drill-directory -d 'Where --drill restores to, in a directory of its own [default: $TMPDIR, else /tmp]' -r -F
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l bin-directory -d 'Where --drill finds the programs of PostgreSQL [default: where packages put them]' -r -F
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l check-sql -d 'SQL to run in the restored cluster; an error in it is a finding' -r -F
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l config -d 'The configuration [default: $PGBAK_CONFIG, else /etc/pgbak/pgbak.toml]' -r -F
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l log-format -d 'How messages are written to the standard error' -r -f -a "text\t'Lines to read'
+json\t'An object per line'"
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l quick -d 'Look at names, sizes, records and contiguity alone, and read no data'
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l full -d 'Also check each file of each backup against its manifest, and each page against its checksum'
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l drill -d 'Restore a backup, start a server from it, replay all WAL, run pg_amcheck, and remove it all'
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -l json -d 'Print the report as JSON'
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -s v -l verbose -d 'Say more of what is being done (twice: much more)'
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -s q -l quiet -d 'Say nothing when all is well'
+complete -c pgbak -n "__fish_pgbak_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgbak -n "__fish_pgbak_using_subcommand status" -l format -d 'How to print the report' -r -f -a "text\t'To read'
-json\t'For programs, as --json does'"
+json\t'For programs, as --json does'
+prometheus\t'For the node exporter\'s textfile collector'
+nagios\t'One line, as a monitoring plugin of Nagios, Icinga and their kin'"
 complete -c pgbak -n "__fish_pgbak_using_subcommand status" -l config -d 'The configuration [default: $PGBAK_CONFIG, else /etc/pgbak/pgbak.toml]' -r -F
 complete -c pgbak -n "__fish_pgbak_using_subcommand status" -l log-format -d 'How messages are written to the standard error' -r -f -a "text\t'Lines to read'
 json\t'An object per line'"

@@ -11,6 +11,7 @@ mod manual {
     mod completions;
     mod configuration;
     mod examples;
+    pub mod json;
     mod package;
     mod pages;
     pub mod prose;
@@ -19,7 +20,7 @@ mod manual {
 use std::fs;
 use std::path::Path;
 
-use manual::prose;
+use manual::{json, prose};
 
 /// Compares a committed file with what it should be, or writes it.
 fn must_be(path: &Path, expected: &str) {

@@ -40,6 +40,7 @@ fn page(command: &Command, see_also: &[String]) -> String {
     write!(text, "{}", end_of_help(command)).unwrap();
     let prose = Path::new("man/prose").join(format!("{name}.roff"));
     text.extend(fs::read(prose).unwrap_or_default());
+    text.extend(crate::json::sections(&name).into_bytes());
     let others = see_also.iter().filter(|other| **other != format!("{name}(1)"));
     let others: Vec<String> = others.map(|other| other.replace('-', "\\-")).collect();
     writeln!(text, ".SH \"SEE ALSO\"\n{}", others.join(", ")).unwrap();

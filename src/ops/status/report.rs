@@ -73,8 +73,8 @@ pub struct RecoverableStatus {
     pub backup: String,
     pub from_at: DateTime<Utc>,
     pub from_lsn: String,
-    /// When the last segment was stored in the first repository that has it: all commits in it are older. `null` when there is no WAL behind the backup,
-    /// so that it can be restored only as it is.
+    /// When the last segment was stored in the first repository that has it: all commits in it are older. `null` when
+    /// there is no WAL behind the backup, so that it can be restored only as it is.
     pub to_at: Option<DateTime<Utc>>,
     /// Where the contiguous WAL ends: the first location that can be no target.
     pub to_lsn: String,
