@@ -4,4 +4,5 @@
 //! out (`--dry-run`), explained afterwards, and tried on thousands of catalogs that no machine ever held.
 
 pub mod recovery;
+pub mod retention;
 pub mod wal_sync;
