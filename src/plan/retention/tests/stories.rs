@@ -1,0 +1,1 @@
+//! Plans that can be checked by hand.
