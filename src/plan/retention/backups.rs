@@ -261,7 +261,7 @@ impl<'a> Chosen<'a> {
         let verdict = |entry: Entry<'_>| {
             let verdict = match (entry.kept, &entry.damage) {
                 (Some(reason), _) => Verdict::keep(reason),
-                (None, Some(_)) => Verdict::delete("damaged, and good ones are newer"),
+                (None, Some(_)) => Verdict::delete("damaged, and no rule keeps it"),
                 (None, None) => Verdict::delete("no rule keeps it"),
             };
             BackupVerdict {

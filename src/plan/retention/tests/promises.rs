@@ -84,8 +84,8 @@ proptest! {
             // An abandoned branch has no later instants.
             let end = if is_latest { now } else { at(branch.end + branch.delay).min(now) };
             for quarter in (0..300).filter(|quarter| (now - window..=end).contains(&at(*quarter))) {
-                let also = [TargetTimeline::Latest, TargetTimeline::Current].into_iter().filter(|_| is_latest);
-                for timeline in also.chain([number(tli)]) {
+                let latest = is_latest.then_some(TargetTimeline::Latest);
+                for timeline in latest.into_iter().chain([number(tli)]) {
                     let request = to_time(quarter).on(timeline);
                     let lost = can_restore(&before, &request) && !can_restore(&after, &request);
                     prop_assert!(!lost, "{:?}\n{:#?}", request, plan);
