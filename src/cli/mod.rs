@@ -11,6 +11,7 @@ mod failure;
 mod log;
 mod output;
 mod progress;
+mod prune;
 mod restore;
 mod session;
 mod status;
@@ -99,6 +100,7 @@ struct Global {
 enum Command {
     BaseBackup(base_backup::BaseBackup),
     WalSync(wal_sync::WalSync),
+    Prune(prune::Prune),
     Restore(restore::Restore),
     Status(status::Status),
     WalPush(wal_push::WalPush),
@@ -144,6 +146,7 @@ impl Command {
             Self::WalFetch(_) | Self::WalFetchAhead(_) => Rules::WalFetch,
             Self::BaseBackup(_)
             | Self::WalSync(_)
+            | Self::Prune(_)
             | Self::Restore(_)
             | Self::Status(_)
             | Self::WalPush(_) => Rules::Usual,
@@ -155,6 +158,7 @@ impl Command {
         match self {
             Self::BaseBackup(_) => Some("base-backup"),
             Self::WalSync(_) => Some("wal-sync"),
+            Self::Prune(_) => Some("prune"),
             Self::Restore(_) => Some("restore"),
             Self::Status(_) | Self::WalPush(_) | Self::WalFetch(_) | Self::WalFetchAhead(_) => None,
         }
@@ -164,6 +168,7 @@ impl Command {
         match self {
             Self::BaseBackup(command) => command.run(session),
             Self::WalSync(command) => command.run(session),
+            Self::Prune(command) => command.run(session),
             Self::Restore(command) => command.run(session),
             Self::Status(command) => command.run(session),
             Self::WalPush(command) => command.run(session),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use error::ConfigError;
 pub use state::state_directory;
-pub use words::{NotAWord, Rate};
+pub use words::{NotAWord, Rate, Span};
 
 use crate::pipe::Compression;
 

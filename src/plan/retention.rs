@@ -45,6 +45,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 pub use error::RetentionError;
 pub use wal::{Reach, WalNeed, wal_of_use};
 
+use crate::catalog::leftover::{Leftover, LeftoverKind, Unrecorded};
 use crate::catalog::{BackupName, Catalog};
 use crate::pg::{SegmentName, SegmentSize, SystemIdentifier, Timeline, WalFileName};
 
@@ -76,36 +77,6 @@ pub struct Situation<'a> {
     /// When the newest object was stored, by the clock of the machine that holds it.
     pub newest_object_at: Option<DateTime<Utc>>,
     pub now: DateTime<Utc>,
-}
-
-/// What no record names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leftover {
-    /// The key of an object, or of a directory.
-    pub key: String,
-    pub kind: LeftoverKind,
-    /// When it was written to last, by the clock of the machine that holds it.
-    pub changed_at: DateTime<Utc>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeftoverKind {
-    /// An object that was never committed.
-    Upload,
-    /// Of a run that has ended, in a backup that is recorded.
-    Lease,
-    /// A backup's directory without a record.
-    Unrecorded(Unrecorded),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unrecorded {
-    /// A run holds it: by whom, in words.
-    Held(String),
-    /// Whoever wrote it has died.
-    Abandoned,
-    /// Its record was deleted, and then not all of the rest.
-    HalfDeleted,
 }
 
 /// What is done with everything that a repository holds.
@@ -202,7 +173,10 @@ impl WalFiles {
                 })
             }
             (Self::Partial(partial), WalFileName::Partial(_)) => name.segment(size) == Some(*partial),
-            (Self::Named(known), _) => *known == name.to_string(),
+            (
+                Self::Named(known),
+                WalFileName::Segment(text) | WalFileName::Partial(text) | WalFileName::BackupNote(text),
+            ) => known == text,
             _ => false,
         }
     }
@@ -218,9 +192,14 @@ impl RetentionPlan {
 
     /// Whether this archived file is to be deleted. What the plan does not know is not.
     pub fn deletes_wal(&self, system: SystemIdentifier, name: &WalFileName) -> bool {
-        let of_system = self.wal.iter().filter(|wal| wal.system_identifier == system);
-        let mut of_file = of_system.filter(|wal| wal.files.has(name, wal.segment_size));
-        of_file.next().is_some_and(|wal| wal.verdict.deletes())
+        self.index_of_wal(system, name).is_some_and(|index| self.wal[index].verdict.deletes())
+    }
+
+    /// Which of the verdicts on WAL is about this file.
+    pub fn index_of_wal(&self, system: SystemIdentifier, name: &WalFileName) -> Option<usize> {
+        let is_about =
+            |wal: &WalVerdict| wal.system_identifier == system && wal.files.has(name, wal.segment_size);
+        self.wal.iter().position(is_about)
     }
 }
 

@@ -5,11 +5,13 @@
 //! * [`BackupReader`] reads one back and trusts nothing that it has not checked.
 //! * [`wal`] stores and finds WAL files, each once; [`wal_copy`] copies them between repositories.
 //! * [`lease`] tells a run in progress from what a dead one left.
+//! * [`prune`] deletes, in an order that is safe at every moment.
 //!
 //! It knows nothing of commands, servers or how bytes reach a disk.
 
 pub mod layout;
 pub mod lease;
+pub mod prune;
 pub mod wal;
 pub mod wal_copy;
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::backups::{self, Branches, Chosen, Entry};
-use super::{LeftoverKind, Policy, Situation, Unrecorded, Verdict, WalFiles, WalVerdict};
+use super::{Policy, Situation, Verdict, WalFiles, WalVerdict};
+use crate::catalog::leftover::{LeftoverKind, Unrecorded};
 use crate::catalog::wal::Interval;
 use crate::catalog::{BackupInfo, BackupName, Catalog, WalArchive};
 use crate::pg::{SegmentName, SegmentSize, SystemIdentifier, Timeline, WalFileName};

@@ -252,7 +252,7 @@ fn a_backup_that_is_used_stays_with_all_wal_from_its_start_on() {
 }
 
 fn leftover(key: &str, kind: LeftoverKind, changed_at: DateTime<Utc>) -> Leftover {
-    Leftover { key: key.to_owned(), kind, changed_at }
+    Leftover { key: key.to_owned(), kind, changed_at, stored_bytes: 1 }
 }
 
 #[test]

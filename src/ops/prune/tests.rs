@@ -1,0 +1,1 @@
+//! Repositories in memory, pruned by runs that die.
