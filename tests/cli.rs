@@ -150,7 +150,8 @@ fn wrong_usage_is_one_line_and_a_hint() {
     desk.pgbak(&["base-backup", "--compression", "zstd:99"]).exits(2).mentions("is not a compression");
     desk.pgbak(&["statsu"]).exits(2).mentions("hint: A similar subcommand exists: 'status'.");
     desk.pgbak(&["-q", "-v", "status"]).exits(2);
-    desk.pgbak(&["prune"]).exits(2);
+    desk.pgbak(&["prune", "--pitr-window", "7"]).exits(2).mentions("\"7\" is not a span of time");
+    desk.pgbak(&["shred"]).exits(2);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! is no I/O here and no clock, so that a catalog of any shape can be written down in a test.
 
 pub mod backup;
+pub mod leftover;
 pub mod wal;
 
 mod backup_name;

@@ -11,6 +11,7 @@ mod failure;
 mod log;
 mod output;
 mod progress;
+mod prune;
 mod restore;
 mod session;
 mod status;
@@ -101,6 +102,7 @@ struct Global {
 enum Command {
     BaseBackup(base_backup::BaseBackup),
     WalSync(wal_sync::WalSync),
+    Prune(prune::Prune),
     Restore(restore::Restore),
     Verify(verify::Verify),
     Status(status::Status),
@@ -148,6 +150,7 @@ impl Command {
             Self::Status(command) => command.rules(),
             Self::BaseBackup(_)
             | Self::WalSync(_)
+            | Self::Prune(_)
             | Self::Restore(_)
             | Self::Verify(_)
             | Self::WalPush(_) => Rules::Usual,
@@ -159,6 +162,7 @@ impl Command {
         match self {
             Self::BaseBackup(_) => Some("base-backup"),
             Self::WalSync(_) => Some("wal-sync"),
+            Self::Prune(_) => Some("prune"),
             Self::Restore(_) => Some("restore"),
             Self::Verify(_) => Some("verify"),
             Self::Status(_) | Self::WalPush(_) | Self::WalFetch(_) | Self::WalFetchAhead(_) => None,
@@ -169,6 +173,7 @@ impl Command {
         match self {
             Self::BaseBackup(command) => command.run(session),
             Self::WalSync(command) => command.run(session),
+            Self::Prune(command) => command.run(session),
             Self::Restore(command) => command.run(session),
             Self::Verify(command) => command.run(session),
             Self::Status(command) => command.run(session),

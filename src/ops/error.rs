@@ -27,6 +27,12 @@ pub enum Error {
     #[error(transparent)]
     Recovery(#[from] plan::recovery::RecoveryError),
 
+    #[error("nothing was deleted from repository {repository}: {source}")]
+    NotPruned { repository: String, source: plan::retention::RetentionError },
+
+    #[error("no repository was pruned: {reasons}")]
+    NonePruned { reasons: String, hint: Option<String> },
+
     #[error("could not {action} \"{}\": {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 
@@ -84,6 +90,8 @@ impl Error {
             Self::Server(error) => return error.hint(),
             Self::Connection(error) => return error.hint(),
             Self::Recovery(error) => return error.hint(),
+            Self::NotPruned { source, .. } => return source.hint(),
+            Self::NonePruned { hint, .. } => return hint.clone(),
             Self::Locked { .. } => "Wait for it to end; the lock goes with the process.".into(),
             Self::UnsoundStream { .. } => {
                 "Nothing was recorded. Run the backup again; if it fails again, check the server's disks."

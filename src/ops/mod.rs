@@ -4,6 +4,7 @@ pub mod base_backup;
 pub mod copy_missing;
 pub mod journal;
 pub mod proofs;
+pub mod prune;
 pub mod restore;
 pub mod status;
 pub mod verify;

@@ -6,4 +6,5 @@
 pub mod health;
 pub mod recoverable;
 pub mod recovery;
+pub mod retention;
 pub mod wal_sync;

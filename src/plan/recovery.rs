@@ -20,7 +20,7 @@ mod error;
 mod notes;
 mod target;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeSet;
 

@@ -250,13 +250,13 @@ impl Repository {
             let bad = |reason| BadHistory { key: key.clone(), system, timeline, reason };
             match self.history(system, timeline, object.codec) {
                 // Deleted since it was listed.
-                Err(Error::Missing { .. }) => {}
+                Ok(None) => {}
                 Err(error) => {
                     let reason = must_stay(error)?.to_string();
                     archive.add_unreadable_history(timeline, reason.clone());
                     inventory.bad_histories.push(bad(reason));
                 }
-                Ok(content) => {
+                Ok(Some(content)) => {
                     archive.add_history(timeline, &content);
                     // The server ends each line; what is left of a last one may name another place.
                     if !content.ends_with(b"\n") {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! RESTORE.md
-//! base-backups/base_backup_20261122_020000/lease-0001.toml
+//! base-backups/base_backup_20261122_020000/lease-0001.toml       while it is written
+//!                                         /lease-HOST-PID-0001.toml    while it is restored
 //!                                         /base.tar.zst          and 16401.tar.zst for tablespace 16401
 //!                                         /pg_wal.tar.zst
 //!                                         /backup_manifest
@@ -56,14 +57,35 @@ pub fn backup_file(backup: BackupName, file_name: &str) -> String {
     storage::join(&backup_directory(backup), file_name)
 }
 
-/// The file name of a run's `number`-th lease inside the backup's directory.
+/// The file name of a writer's `number`-th lease inside the backup's directory. There is one writer.
 pub fn lease(number: u32) -> String {
     format!("lease-{number:04}.toml")
 }
 
+/// The file name of a reader's `number`-th lease; there may be many readers, each with a tag of letters, digits, dots
+/// and dashes.
+pub fn reader_lease(tag: &str, number: u32) -> String {
+    format!("lease-{tag}-{number:04}.toml")
+}
+
+/// Whether a file is a lease, of a writer or a reader.
 pub fn is_lease(file_name: &str) -> bool {
-    let number = file_name.strip_prefix("lease-").and_then(|rest| rest.strip_suffix(".toml"));
-    number.is_some_and(|digits| digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    let Some(rest) = lease_of(file_name) else { return false };
+    let (tag, number) = rest.rsplit_once('-').unwrap_or(("-", rest));
+    let is_tag = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    !tag.is_empty() && tag.chars().all(is_tag) && is_lease_number(number)
+}
+
+pub fn is_writer_lease(file_name: &str) -> bool {
+    lease_of(file_name).is_some_and(is_lease_number)
+}
+
+fn lease_of(file_name: &str) -> Option<&str> {
+    file_name.strip_prefix("lease-")?.strip_suffix(".toml")
+}
+
+fn is_lease_number(digits: &str) -> bool {
+    digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The directory of everything archived for one cluster.
@@ -154,5 +176,11 @@ mod tests {
         }
         assert!(is_lease(&lease(1)) && is_lease(&lease(123_456)));
         assert!(!is_lease("lease-1.toml") && !is_lease("lease-0001.toml.zst"));
+        let reader = reader_lease("db-1.example-4711", 2);
+        assert_eq!(reader, "lease-db-1.example-4711-0002.toml");
+        assert!(is_lease(&reader) && !is_writer_lease(&reader) && is_writer_lease(&lease(1)));
+        assert!(
+            !is_lease("lease--0001.toml") && !is_lease("lease-a b-0001.toml") && !is_lease("lease-.toml")
+        );
     }
 }

@@ -5,6 +5,9 @@
 //! once and never changed. A directory without a record is therefore one of two things: a run in progress, whose
 //! newest lease has not expired, or garbage. Clocks of different hosts disagree, so a lease lasts far longer than the
 //! pause between renewals; on the host that wrote it, the death of its process says the same at once.
+//!
+//! Whoever restores a backup takes a lease in its directory, too, under a name of its own: there may be many at a time.
+//! It keeps a backup with a record from being pruned. See [`prune`](super::prune) for why that is enough.
 
 use std::io::Read;
 
@@ -12,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::layout;
-use crate::storage::{self, Entry, Storage};
+use crate::storage::{self, Entry, ErrorKind, Storage};
 
 /// How long a lease holds without being renewed.
 pub const LIFETIME: TimeDelta = TimeDelta::hours(2);
@@ -20,6 +23,10 @@ pub const LIFETIME: TimeDelta = TimeDelta::hours(2);
 pub const RENEWAL: TimeDelta = TimeDelta::minutes(10);
 /// A lease is a handful of short lines; more than this is none.
 const SIZE_MAX_BYTES: u64 = 16 << 10;
+/// Of a host's name in a lease's.
+const HOST_CHARS_MAX: usize = 64;
+/// How many readers may have the same host name and process number.
+const NAMESAKES_MAX: u32 = 20;
 
 /// Which process holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +49,8 @@ pub struct Lease {
 #[derive(Debug)]
 pub struct HeldLease {
     directory: String,
+    /// What tells a reader's leases from those of others; `None` for the writer, who is alone.
+    reader: Option<String>,
     number: u32,
     lease: Lease,
     renewed_at: DateTime<Utc>,
@@ -64,15 +73,39 @@ impl Lease {
 }
 
 impl HeldLease {
+    /// Takes the writer's lease. Fails where there is one.
     pub fn take(
         storage: &dyn Storage,
         directory: &str,
         holder: &Holder,
         now: DateTime<Utc>,
     ) -> storage::Result<Self> {
+        Self::take_as(storage, directory, None, holder, now)
+    }
+
+    /// Takes a reader's lease.
+    pub fn take_to_read(
+        storage: &dyn Storage,
+        directory: &str,
+        holder: &Holder,
+        now: DateTime<Utc>,
+    ) -> storage::Result<Self> {
+        let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let host: String = holder.host.chars().filter(is_plain).take(HOST_CHARS_MAX).collect();
+        let tag = format!("{host}-{}", holder.pid);
+        Self::take_as(storage, directory, Some(tag), holder, now)
+    }
+
+    fn take_as(
+        storage: &dyn Storage,
+        directory: &str,
+        reader: Option<String>,
+        holder: &Holder,
+        now: DateTime<Utc>,
+    ) -> storage::Result<Self> {
         let lease = Lease { holder: holder.clone(), started_at: now, expires_at: now + LIFETIME };
-        let held = Self { directory: directory.to_owned(), number: 1, lease, renewed_at: now };
-        held.write(storage)?;
+        let mut held = Self { directory: directory.to_owned(), reader, number: 0, lease, renewed_at: now };
+        held.write_next(storage)?;
         Ok(held)
     }
 
@@ -82,10 +115,9 @@ impl HeldLease {
             return Ok(());
         }
         let old = self.key();
-        self.number += 1;
         self.lease.expires_at = now + LIFETIME;
         self.renewed_at = now;
-        self.write(storage)?;
+        self.write_next(storage)?;
         storage.delete(&old)
     }
 
@@ -94,19 +126,70 @@ impl HeldLease {
     }
 
     fn key(&self) -> String {
-        storage::join(&self.directory, &layout::lease(self.number))
+        let name = match &self.reader {
+            None => layout::lease(self.number),
+            Some(tag) => layout::reader_lease(tag, self.number),
+        };
+        storage::join(&self.directory, &name)
     }
 
-    fn write(&self, storage: &dyn Storage) -> storage::Result<()> {
+    fn write_next(&mut self, storage: &dyn Storage) -> storage::Result<()> {
         let text = toml::to_string(&self.lease).expect("a lease is plain strings and numbers");
-        super::put_small(storage, &self.key(), text.as_bytes())
+        let last = match self.reader {
+            None => self.number + 1,
+            // A reader of the same name in another container may have taken a number.
+            Some(_) => self.number + NAMESAKES_MAX,
+        };
+        loop {
+            self.number += 1;
+            match super::put_small(storage, &self.key(), text.as_bytes()) {
+                Err(error) if error.kind == ErrorKind::AlreadyExists && self.number < last => {}
+                written => return written,
+            }
+        }
     }
 }
 
-/// Whether the backup directory that holds `entries` belongs to a run that may still be alive.
+/// Who holds a lease that is live, in words: `process 4711 on vault since 2026-11-22 02:00:00 UTC`.
 ///
 /// Errs on the side of life: a lease that vanishes while it is read was renewed or released just now, and one that
 /// cannot be understood counts from when it was stored.
+pub fn live_holder(
+    storage: &dyn Storage,
+    directory: &str,
+    entries: &[Entry],
+    now: DateTime<Utc>,
+    observer: &Observer<'_>,
+) -> storage::Result<Option<String>> {
+    // Where one has died between writing a lease and deleting the one before, both say the same.
+    for entry in entries.iter().filter(|entry| layout::is_lease(&entry.name) && entry.size_bytes().is_some())
+    {
+        let mut text = String::new();
+        match storage.open(&storage::join(directory, &entry.name)) {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return Ok(Some("a run that has just renewed its lease".to_owned()));
+            }
+            // Another user's, as root's.
+            Err(error) if error.kind == ErrorKind::Denied => {}
+            Err(error) => return Err(error),
+            Ok(object) => drop(object.take(SIZE_MAX_BYTES).read_to_string(&mut text)),
+        }
+        match toml::from_str::<Lease>(&text).ok() {
+            Some(lease) if lease.is_live(now, observer) => {
+                let Lease { holder: Holder { host, pid, .. }, started_at, .. } = lease;
+                let since = started_at.format("%Y-%m-%d %H:%M:%S UTC");
+                return Ok(Some(format!("process {pid} on {host} since {since}")));
+            }
+            None if now < entry.modified_at + LIFETIME => {
+                return Ok(Some(format!("whoever wrote {}", entry.name)));
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the backup directory that holds `entries` belongs to a run that may still be alive.
 pub fn is_in_progress(
     storage: &dyn Storage,
     directory: &str,
@@ -114,16 +197,7 @@ pub fn is_in_progress(
     now: DateTime<Utc>,
     observer: &Observer<'_>,
 ) -> storage::Result<bool> {
-    let leases = entries.iter().filter(|entry| layout::is_lease(&entry.name));
-    let Some(newest) = leases.max_by_key(|entry| (entry.name.len(), &entry.name)) else { return Ok(false) };
-    let object = match storage.open(&storage::join(directory, &newest.name)) {
-        Err(error) if error.kind == storage::ErrorKind::NotFound => return Ok(true),
-        opened => opened?,
-    };
-    let mut text = String::new();
-    let lease =
-        object.take(SIZE_MAX_BYTES).read_to_string(&mut text).ok().and_then(|_| toml::from_str(&text).ok());
-    Ok(lease.map_or(now < newest.modified_at + LIFETIME, |lease: Lease| lease.is_live(now, observer)))
+    live_holder(storage, directory, entries, now, observer).map(|holder| holder.is_some())
 }
 
 #[cfg(test)]
@@ -168,5 +242,29 @@ mod tests {
         let elsewhere =
             Observer { holder: Holder { pid_scope: "container".into(), ..holder("here", 1) }, ..dead };
         assert!(in_progress(&storage, start, &elsewhere), "another container's process cannot be seen");
+    }
+    #[test]
+    fn readers_have_leases_of_their_own_beside_the_writers() {
+        let storage = Memory::default();
+        let start = DateTime::UNIX_EPOCH;
+        let writer = HeldLease::take(&storage, "d", &holder("there", 7), start).unwrap();
+        assert!(
+            HeldLease::take(&storage, "d", &holder("elsewhere", 7), start).is_err(),
+            "there is one writer"
+        );
+        let mut reader = HeldLease::take_to_read(&storage, "d", &holder("th/e re.x-1", 7), start).unwrap();
+        let namesake = HeldLease::take_to_read(&storage, "d", &holder("there.x-1", 7), start).unwrap();
+        writer.release(&storage).unwrap();
+        let names = || storage.list("d").unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+        assert_eq!(names(), ["lease-there.x-1-7-0001.toml", "lease-there.x-1-7-0002.toml"]);
+        reader.keep(&storage, start + RENEWAL).unwrap();
+        namesake.release(&storage).unwrap();
+        assert_eq!(names(), ["lease-there.x-1-7-0003.toml"]);
+        let nobody_runs = Observer { holder: holder("here", 1), is_running: &|_| false };
+        let entries = storage.list("d").unwrap();
+        let live = live_holder(&storage, "d", &entries, start + LIFETIME, &nobody_runs).unwrap();
+        assert_eq!(live.as_deref(), Some("process 7 on th/e re.x-1 since 1970-01-01 00:00:00 UTC"));
+        reader.release(&storage).unwrap();
+        assert!(storage.keys().is_empty());
     }
 }

@@ -6,12 +6,14 @@
 //! * [`wal`] stores and finds WAL files, each once; [`wal_copy`] copies them between repositories.
 //! * [`inventory`] lists everything, whatever state it is in.
 //! * [`lease`] tells a run in progress from what a dead one left.
+//! * [`prune`] deletes, in an order that is safe at every moment.
 //!
 //! It knows nothing of commands, servers or how bytes reach a disk.
 
 pub mod inventory;
 pub mod layout;
 pub mod lease;
+pub mod prune;
 pub mod wal;
 pub mod wal_copy;
 

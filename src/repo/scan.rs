@@ -13,7 +13,7 @@ use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive, backup};
 use crate::pg::{SegmentSize, SystemIdentifier, Timeline, WalFileName, wal_page};
 use crate::pipe::{Codec, Workers};
-use crate::storage;
+use crate::storage::{self, Entry};
 
 /// A history has one line per promotion.
 const HISTORY_SIZE_MAX_BYTES: u64 = 1 << 20;
@@ -21,25 +21,32 @@ const HISTORY_SIZE_MAX_BYTES: u64 = 1 << 20;
 impl Repository {
     /// Reads everything that the repository's listing and records say.
     pub fn catalog(&self) -> Result<Catalog> {
+        self.catalog_seen(&mut |_, _| {})
+    }
+
+    /// The same, and shows every entry that is listed on the way, with its directory.
+    pub(super) fn catalog_seen(&self, seen: &mut dyn FnMut(&str, &Entry)) -> Result<Catalog> {
         self.must_exist()?;
-        let (backups, damaged) = self.records()?;
+        let (backups, damaged) = self.records(seen)?;
         let mut archives = BTreeMap::new();
         for system in self.systems()? {
             let of_system = |backup: &&BackupInfo| backup.system_identifier == system;
             let recorded = backups.iter().rfind(of_system).map(|backup| backup.wal_segment_size);
-            archives.insert(system, self.wal_archive(system, recorded)?);
+            archives.insert(system, self.wal_archive(system, recorded, seen)?);
         }
         Ok(Catalog::new(backups, damaged, archives))
     }
 
     /// The backups that can be used, without a look at any WAL.
     pub fn backups(&self) -> Result<Vec<BackupInfo>> {
-        self.records().map(|(backups, _)| backups)
+        self.records(&mut |_, _| {}).map(|(backups, _)| backups)
     }
 
-    fn records(&self) -> Result<(Vec<BackupInfo>, Vec<DamagedBackup>)> {
+    fn records(&self, seen: &mut dyn FnMut(&str, &Entry)) -> Result<(Vec<BackupInfo>, Vec<DamagedBackup>)> {
         let (mut backups, mut damaged) = (Vec::new(), Vec::new());
-        for entry in self.storage().list(layout::BASE_BACKUPS)?.iter().filter(|entry| entry.is_directory()) {
+        let listed = self.storage().list(layout::BASE_BACKUPS)?;
+        listed.iter().for_each(|entry| seen(layout::BASE_BACKUPS, entry));
+        for entry in listed.iter().filter(|entry| entry.is_directory()) {
             let Ok(name) = entry.name.parse() else { continue };
             let (reason, hint) = match self.read_record(name) {
                 Ok(None) => continue,
@@ -85,12 +92,21 @@ impl Repository {
         }
     }
 
-    fn wal_archive(&self, system: SystemIdentifier, recorded: Option<SegmentSize>) -> Result<WalArchive> {
+    fn wal_archive(
+        &self,
+        system: SystemIdentifier,
+        recorded: Option<SegmentSize>,
+        seen: &mut dyn FnMut(&str, &Entry),
+    ) -> Result<WalArchive> {
         let root = layout::wal_of(system);
         let (mut files, mut histories) = (Vec::new(), Vec::new());
         for entry in self.storage().list(&root)? {
+            seen(&root, &entry);
             if entry.is_directory() && layout::parse_segment_directory(&entry.name).is_some() {
-                files.extend(self.storage().list(&storage::join(&root, &entry.name))?);
+                let directory = storage::join(&root, &entry.name);
+                let listed = self.storage().list(&directory)?;
+                listed.iter().for_each(|entry| seen(&directory, entry));
+                files.extend(listed);
             } else if let Some((WalFileName::History(timeline), codec)) = layout::parse_wal_file(&entry.name)
             {
                 histories.push((timeline, codec));
@@ -145,6 +161,21 @@ impl Repository {
         Ok(header.map(|header| header.segment_size))
     }
 
+    /// The content of a timeline's history; `None` where there is none.
+    pub fn history(
+        &self,
+        system: SystemIdentifier,
+        timeline: Timeline,
+        codec: Codec,
+    ) -> Result<Option<Vec<u8>>> {
+        let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
+        match self.read_small(&key, HISTORY_SIZE_MAX_BYTES) {
+            Ok(content) => Ok(Some(content)),
+            Err(Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn add_history(
         &self,
         archive: &mut WalArchive,
@@ -153,22 +184,11 @@ impl Repository {
         codec: Codec,
     ) -> Result<()> {
         match self.history(system, timeline, codec) {
-            Ok(content) => archive.add_history(timeline, &content),
-            // Deleted since it was listed.
-            Err(Error::Missing { .. }) => {}
+            Ok(Some(content)) => archive.add_history(timeline, &content),
+            // Where it was deleted since it was listed, it stays known as unreadable.
+            Ok(None) => {}
             Err(error) => archive.add_unreadable_history(timeline, must_stay(error)?.to_string()),
         }
         Ok(())
-    }
-
-    /// The content of a timeline's history.
-    pub(super) fn history(
-        &self,
-        system: SystemIdentifier,
-        timeline: Timeline,
-        codec: Codec,
-    ) -> Result<Vec<u8>> {
-        let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
-        self.read_small(&key, HISTORY_SIZE_MAX_BYTES)
     }
 }

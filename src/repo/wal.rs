@@ -35,6 +35,15 @@ pub enum Missing {
     InTheMiddle,
 }
 
+/// What a stored file has in common with another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    Same,
+    Different,
+    /// The stored one cannot be read back.
+    Unreadable,
+}
+
 /// How a WAL file is stored: histories and backup notes are a few lines, and are left readable.
 pub fn stored_as(name: &WalFileName, compression: Compression) -> Compression {
     match name {
@@ -178,24 +187,41 @@ impl Repository {
         source: &File,
         workers: &Arc<Workers>,
     ) -> Result<Option<Stored>> {
-        let stored = ArchiveReader::new(workers, codec, self.storage().open(key)?, None);
-        match same_content(stored, source) {
-            Err(CompareError::Stored(error)) => {
-                tracing::debug!("{key}: {error}");
-                Ok(None)
+        match self.compare_wal(key, codec, source, workers)? {
+            Comparison::Unreadable => Ok(None),
+            Comparison::Different => {
+                Err(Error::Conflict { repository: self.name().to_owned(), key: key.to_owned() })
             }
-            Err(CompareError::Source(error)) => Err(Error::Source { what: key.to_owned(), source: error }),
-            Ok(false) => Err(Error::Conflict { repository: self.name().to_owned(), key: key.to_owned() }),
-            Ok(true) => {
+            Comparison::Same => {
                 self.make_durable(key)?;
                 Ok(Some(Stored::Already))
             }
         }
     }
 
+    /// Compares the object that is stored as `key` with `source`.
+    pub fn compare_wal(
+        &self,
+        key: &str,
+        codec: Codec,
+        source: &File,
+        workers: &Arc<Workers>,
+    ) -> Result<Comparison> {
+        let stored = ArchiveReader::new(workers, codec, self.storage().open(key)?, None);
+        match same_content(stored, source) {
+            Err(CompareError::Stored(error)) => {
+                tracing::debug!("{key}: {error}");
+                Ok(Comparison::Unreadable)
+            }
+            Err(CompareError::Source(error)) => Err(Error::Source { what: key.to_owned(), source: error }),
+            Ok(true) => Ok(Comparison::Same),
+            Ok(false) => Ok(Comparison::Different),
+        }
+    }
+
     /// Whoever stored the object may have died between making it visible and making that durable. The storage
     /// contract ties durability to the refusal to overwrite, so trying to overwrite it is how to be sure.
-    fn make_durable(&self, key: &str) -> Result<()> {
+    pub fn make_durable(&self, key: &str) -> Result<()> {
         match self.storage().create(key)?.commit() {
             Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error.into()),

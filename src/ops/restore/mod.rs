@@ -1,12 +1,14 @@
 //! `restore`: a data directory put back, at any point in time.
 //!
-//! In this order: the plan is proven, the target directories are inspected, and only then is anything written. The
-//! data directory is marked as being restored and loses its `pg_control`; archives are unpacked on all cores, each
+//! In this order: the plan is proven, the target directories are inspected, and only then is anything written: first a
+//! lease in the repository, so that nobody prunes the backup that is read, as far as one can be written there. The data
+//! directory is marked as being restored and loses its `pg_control`; archives are unpacked on all cores, each
 //! file checked against the manifest; recovery settings are written; all of it is made durable; `pg_control` comes
 //! last. What dies on the way cannot be started, and a second run with `--delta` finishes it.
 
 mod data_files;
 mod delta;
+mod hold;
 mod places;
 mod proof;
 mod recovery_settings;
@@ -22,6 +24,7 @@ pub use crate::plan::recovery::{Target, TargetAction, TargetTimeline};
 
 use self::data_files::{DataFiles, Unpacking};
 use self::delta::Delta;
+use self::hold::Holds;
 use self::places::Places;
 use self::proof::Proof;
 use self::target::Owner;
@@ -101,8 +104,9 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
     target::inspect(request, &places, &proof.backup)?;
     let mut report = proof.report(context, request, &places);
     if !request.dry_run {
-        let restore = Restore { context, request, proof: &proof, places: &places };
-        restore.carry_out(&mut report)?;
+        let holds = Holds::default();
+        let restore = Restore { context, request, proof: &proof, places: &places, holds: &holds };
+        holds.keep_while(context, &mut || restore.carry_out(&mut report))?;
         report.duration_seconds = ((context.clock)() - began_at).as_seconds_f64();
     }
     Ok(report)
@@ -128,10 +132,12 @@ struct Restore<'a> {
     request: &'a Request,
     proof: &'a Proof,
     places: &'a Places,
+    holds: &'a Holds,
 }
 
 impl Restore<'_> {
     fn carry_out(&self, report: &mut Report) -> Result<(), Error> {
+        self.holds.add(self.context, &self.proof.repository, self.proof.backup.name)?;
         let delta = match self.request.delta {
             true => Delta::find(self.context, self.places, &self.proof.manifest)?,
             false => Delta::default(),
@@ -195,6 +201,7 @@ impl Restore<'_> {
         for other in self.others()? {
             tracing::warn!("{failed}; trying repository {}", other.name());
             files.expect_again();
+            self.holds.add(self.context, &other, self.proof.backup.name)?;
             failed = match self.unpack_from(&other, files, content, workers) {
                 Err(Failure { error, is_of_source: true }) => error,
                 ended => return ended.map_err(|failure| failure.error),

@@ -11,10 +11,10 @@
 
 mod archive;
 mod conclusion;
-mod directory;
+pub(super) mod directory;
 mod member;
-mod memory;
-mod parallel;
+pub(super) mod memory;
+pub(super) mod parallel;
 mod report;
 mod round;
 #[cfg(test)]
@@ -153,7 +153,7 @@ fn source(context: &Context<'_>) -> Result<Source, Error> {
 
 /// Who the configured data directory belongs to; `None` where it is on another machine, closed to this user, or its
 /// control file is being written.
-fn cluster(context: &Context<'_>) -> Option<SystemIdentifier> {
+pub(super) fn cluster(context: &Context<'_>) -> Option<SystemIdentifier> {
     let directory = context.config.postgres.data_directory.as_ref()?;
     let control = data_directory::control_file(directory);
     let control = control.inspect_err(|error| tracing::info!("the data directory says nothing: {error}"));

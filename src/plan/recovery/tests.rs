@@ -4,7 +4,7 @@
 //! fifteen minutes, so a segment is an hour of work, and is archived when the hour is over.
 
 mod intervals;
-mod promises;
+pub mod promises;
 mod stories;
 
 use std::collections::BTreeMap;
@@ -15,25 +15,25 @@ use crate::catalog::backup::BackupKind;
 use crate::catalog::wal::StoredAs;
 use crate::pg::{SegmentName, SegmentSize, ServerVersion, WalFileName};
 
-const SYSTEM: SystemIdentifier = SystemIdentifier(7_439_122_314_155_001_234);
-const SIZE: SegmentSize = SegmentSize::DEFAULT;
-const QUARTER: u64 = 4 << 20;
+pub const SYSTEM: SystemIdentifier = SystemIdentifier(7_439_122_314_155_001_234);
+pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
+pub const QUARTER: u64 = 4 << 20;
 
 /// When the WAL of that quarter begins to be written.
-fn at(quarter: u64) -> DateTime<Utc> {
+pub fn at(quarter: u64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_305_600 + 900 * quarter as i64, 0).unwrap()
 }
 
-fn lsn(quarter: u64) -> Lsn {
+pub fn lsn(quarter: u64) -> Lsn {
     Lsn(quarter * QUARTER)
 }
 
-fn timeline(number: u32) -> Timeline {
+pub fn timeline(number: u32) -> Timeline {
     Timeline::new(number).unwrap()
 }
 
 /// A whole backup, taken on a primary, named after its start.
-fn backup(tli: u32, start: u64, stop: u64) -> BackupInfo {
+pub fn backup(tli: u32, start: u64, stop: u64) -> BackupInfo {
     BackupInfo {
         name: BackupName::of(at(start)),
         kind: BackupKind::Full,
@@ -59,77 +59,77 @@ fn backup(tli: u32, start: u64, stop: u64) -> BackupInfo {
 
 /// A catalog in the making.
 #[derive(Debug, Clone)]
-struct World {
-    backups: Vec<BackupInfo>,
-    damaged: Vec<DamagedBackup>,
-    archive: WalArchive,
+pub struct World {
+    pub backups: Vec<BackupInfo>,
+    pub damaged: Vec<DamagedBackup>,
+    pub archive: WalArchive,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { backups: vec![], damaged: vec![], archive: WalArchive::new(SIZE) }
     }
 
-    fn backup(mut self, tli: u32, start: u64, stop: u64) -> Self {
+    pub fn backup(mut self, tli: u32, start: u64, stop: u64) -> Self {
         self.backups.push(backup(tli, start, stop));
         self
     }
 
-    fn wal(mut self, tli: u32, numbers: impl IntoIterator<Item = u64>) -> Self {
+    pub fn wal(mut self, tli: u32, numbers: impl IntoIterator<Item = u64>) -> Self {
         for number in numbers {
             self.file(&segment_name(tli, number), 4 * (number + 1));
         }
         self
     }
 
-    fn partial(mut self, tli: u32, number: u64) -> Self {
+    pub fn partial(mut self, tli: u32, number: u64) -> Self {
         self.file(&format!("{}.partial", segment_name(tli, number)), 4 * (number + 1));
         self
     }
 
     /// Timelines and the quarters at which they were left, oldest first.
-    fn history(mut self, tli: u32, switches: &[(u32, u64)]) -> Self {
+    pub fn history(mut self, tli: u32, switches: &[(u32, u64)]) -> Self {
         let line = |(tli, quarter): &(u32, u64)| format!("{tli}\t{}\tpromoted\n", lsn(*quarter));
         let content: String = switches.iter().map(line).collect();
         self.archive.add_history(timeline(tli), content.as_bytes());
         self
     }
 
-    fn file(&mut self, name: &str, quarter: u64) {
+    pub fn file(&mut self, name: &str, quarter: u64) {
         let stored = StoredAs { size_bytes: 1, stored_at: at(quarter) };
         self.archive.add(&WalFileName::parse(name).unwrap(), stored);
     }
 
-    fn catalog(&self) -> Catalog {
+    pub fn catalog(&self) -> Catalog {
         let archives = BTreeMap::from([(SYSTEM, self.archive.clone())]);
         Catalog::new(self.backups.clone(), self.damaged.clone(), archives)
     }
 
-    fn plan(&self, request: &RecoveryRequest) -> Result<RecoveryPlan, RecoveryError> {
+    pub fn plan(&self, request: &RecoveryRequest) -> Result<RecoveryPlan, RecoveryError> {
         plan(&self.catalog(), request, at(1000))
     }
 
     /// The names of the backups that started at these quarters, and of the one that the plan chose.
-    fn chooses(&self, request: &RecoveryRequest) -> BackupName {
+    pub fn chooses(&self, request: &RecoveryRequest) -> BackupName {
         self.plan(request).unwrap().backup
     }
 
     /// The refusal and its hint, as shown.
-    fn refuses(&self, request: &RecoveryRequest) -> String {
+    pub fn refuses(&self, request: &RecoveryRequest) -> String {
         let error = self.plan(request).unwrap_err();
         format!("{error}\n{}", error.hint().unwrap_or_default())
     }
 }
 
-fn segment_name(tli: u32, number: u64) -> String {
+pub fn segment_name(tli: u32, number: u64) -> String {
     SegmentName { timeline: timeline(tli), number }.file_name(SIZE).to_string()
 }
 
-fn name(start: u64) -> BackupName {
+pub fn name(start: u64) -> BackupName {
     BackupName::of(at(start))
 }
 
-fn to(target: Target) -> RecoveryRequest {
+pub fn to(target: Target) -> RecoveryRequest {
     RecoveryRequest {
         backup: None,
         target,
@@ -140,25 +140,25 @@ fn to(target: Target) -> RecoveryRequest {
     }
 }
 
-fn to_time(quarter: u64) -> RecoveryRequest {
+pub fn to_time(quarter: u64) -> RecoveryRequest {
     to(Target::Time(at(quarter)))
 }
 
-fn to_lsn(quarter: u64) -> RecoveryRequest {
+pub fn to_lsn(quarter: u64) -> RecoveryRequest {
     to(Target::Lsn(lsn(quarter)))
 }
 
 impl RecoveryRequest {
-    fn from(self, start: u64) -> Self {
+    pub fn from(self, start: u64) -> Self {
         Self { backup: Some(name(start).to_string()), ..self }
     }
 
-    fn on(self, timeline: TargetTimeline) -> Self {
+    pub fn on(self, timeline: TargetTimeline) -> Self {
         Self { timeline, ..self }
     }
 }
 
-fn number(tli: u32) -> TargetTimeline {
+pub fn number(tli: u32) -> TargetTimeline {
     TargetTimeline::Number(timeline(tli))
 }
 

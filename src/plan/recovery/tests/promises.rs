@@ -10,23 +10,23 @@ use crate::plan::recoverable::{self, RecoverableInterval};
 
 /// A timeline as it really was, in quarters.
 #[derive(Debug, Clone)]
-struct Branch {
+pub struct Branch {
     /// Ancestors and where they were left.
-    switches: Vec<(u32, u64)>,
-    begin: u64,
-    end: u64,
+    pub switches: Vec<(u32, u64)>,
+    pub begin: u64,
+    pub end: u64,
     /// How much later than `at(quarter)` a quarter was written.
-    delay: u64,
+    pub delay: u64,
 }
 
 /// A catalog, and the truth behind it.
 #[derive(Debug, Clone)]
-struct Cluster {
+pub struct Cluster {
     /// Timeline 1 first.
-    branches: Vec<Branch>,
-    world: World,
+    pub branches: Vec<Branch>,
+    pub world: World,
     /// Timeline and number of the whole segments in the archive.
-    segments: BTreeSet<(u32, u64)>,
+    pub segments: BTreeSet<(u32, u64)>,
 }
 
 impl Cluster {
@@ -56,7 +56,11 @@ impl Cluster {
             let kept = (branch.begin / 4..branch.end / 4).filter(|number| !lost.contains(&(tli, *number)));
             let kept: Vec<u64> = kept.collect();
             cluster.segments.extend(kept.iter().map(|number| (tli, *number)));
-            cluster.world = world.wal(tli, kept).partial(tli, branch.end / 4);
+            for number in kept {
+                world.file(&segment_name(tli, number), 4 * (number + 1) + branch.delay);
+            }
+            world.file(&format!("{}.partial", segment_name(tli, branch.end / 4)), branch.end + branch.delay);
+            cluster.world = world;
         }
         cluster
     }
@@ -116,7 +120,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn clusters(lost_max: usize)(
+    pub fn clusters(lost_max: usize)(
         branches in branches(),
         lost in prop::collection::vec((1u32..6, 0u64..20), 0..=lost_max),
         backups in prop::collection::vec(
@@ -151,7 +155,7 @@ fn requests() -> impl Strategy<Value = RecoveryRequest> {
     })
 }
 
-fn by_name(request: &RecoveryRequest, backup: &BackupInfo) -> RecoveryRequest {
+pub fn by_name(request: &RecoveryRequest, backup: &BackupInfo) -> RecoveryRequest {
     RecoveryRequest { backup: Some(backup.name.to_string()), ..request.clone() }
 }
 
