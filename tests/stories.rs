@@ -17,5 +17,6 @@ mod stories {
     mod ssh;
     mod status;
     mod verify;
+    mod versions;
     mod wal_sync;
 }

@@ -89,31 +89,14 @@ pub fn find(keyword: &str) -> Option<&'static Parameter> {
 
 /// The known keyword that `keyword` looks most like, if any does.
 pub fn nearest(keyword: &str) -> Option<&'static str> {
+    // Long words are far from all others.
     PARAMETERS
         .iter()
-        .map(|parameter| (distance(keyword, parameter.keyword), parameter.keyword))
+        .filter(|_| keyword.len() <= 64)
+        .map(|parameter| (strsim::levenshtein(keyword, parameter.keyword), parameter.keyword))
         .filter(|&(distance, known)| distance <= known.len() / 3)
         .min()
         .map(|(_, known)| known)
-}
-
-/// Levenshtein's: how many characters have to be put in, taken out or changed. Long words are far from all others.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len() > 64 {
-        return usize::MAX;
-    }
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

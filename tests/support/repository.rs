@@ -192,9 +192,13 @@ impl Repository {
         let directory = scratch.join(format!("by-hand-{}-{backup}", self.name));
         self.restore_by_hand(backup, &directory);
         let installation = Installation::find().expect("a backup is made only where PostgreSQL is");
-        let mut verify = self.identity.command(installation.program("pg_verifybackup"), "KILL");
-        verify.current_dir(scratch);
-        process::run(verify.arg("--exit-on-error").arg(&directory));
+        let program = installation.program("pg_verifybackup");
+        // The binaries of 13 that there are for tests come without it; a backup of 13 is not for another version's.
+        if program.exists() || installation.major > 13 {
+            let mut verify = self.identity.command(program, "KILL");
+            verify.current_dir(scratch);
+            process::run(verify.arg("--exit-on-error").arg(&directory));
+        }
         fs::remove_dir_all(&directory).expect("it was just made");
     }
 

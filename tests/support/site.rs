@@ -29,6 +29,9 @@ timezone = UTC
 lc_messages = C
 ";
 
+/// The flag of `initdb` for a cluster whose pages have no checksums.
+const NO_CHECKSUMS: &str = "--no-data-checksums";
+
 /// A cluster, its repositories, its `pgbak.toml`, and everything that was said.
 pub struct Site {
     // Dropped in this order: the server before the directory that it runs in.
@@ -429,7 +432,13 @@ impl SiteBuilder {
 fn make_template(installation: &Installation, identity: &Identity, flags: &[String], data: &Path) {
     let mut initdb = identity.command(installation.program("initdb"), "KILL");
     initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
-    initdb.args(["--data-checksums", "-D"]).arg(data).args(flags);
+    // Without them is the default before 18, and has no flag there.
+    match flags.iter().position(|flag| flag == NO_CHECKSUMS) {
+        None => drop(initdb.arg("--data-checksums")),
+        Some(_) if installation.major >= 18 => drop(initdb.arg(NO_CHECKSUMS)),
+        Some(_) => {}
+    }
+    initdb.arg("-D").arg(data).args(flags.iter().filter(|flag| *flag != NO_CHECKSUMS));
     initdb.current_dir(data.parent().expect("it lies in the site"));
     process::run(&mut initdb);
 }

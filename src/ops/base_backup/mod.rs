@@ -106,6 +106,15 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
     let mut data = ReplicationClient::connect(&settings, context.interrupt)?;
     let mut wal = ReplicationClient::connect(&settings, context.interrupt)?;
     let identity = data.identify_system()?;
+    // A connection string with several hosts may lead to several servers. And a standby before 15 wants to be asked.
+    let of_wal = wal.identify_system()?.system_identifier;
+    if of_wal != identity.system_identifier {
+        let reason = format!(
+            "its data comes from system {}, its WAL from {of_wal}: the connection leads to two servers",
+            identity.system_identifier
+        );
+        return Err(Error::UnsoundStream { reason });
+    }
     let segment_size = data.segment_size()?;
     let _lock: Lock = context.lock("base-backup", &identity.system_identifier.to_string())?;
 

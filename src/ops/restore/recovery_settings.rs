@@ -8,7 +8,7 @@ use std::path::Path;
 use super::target::{self, Owner, io_error};
 use super::{Context, Error};
 use crate::pg::settings_file;
-use crate::plan::recovery::RecoveryPlan;
+use crate::plan::recovery::{RecoveryPlan, SignalFile};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
@@ -37,7 +37,8 @@ fn quoted(path: &Path) -> String {
     }
 }
 
-/// Writes the settings and the signal file. Recovery settings of the old life are commented out.
+/// Writes the settings and the signal file. Recovery settings of the old life are commented out, and its signal files
+/// go: the backup of a standby brings a `standby.signal`, which would win over ours.
 pub fn write(
     data: &Path,
     plan: &RecoveryPlan,
@@ -55,6 +56,15 @@ pub fn write(
         hint: "A path or name with such a character cannot be written into postgresql.auto.conf.".into(),
     })?;
     replace(&path, &text, owner)?;
+    for signal in SignalFile::ALL.into_iter().filter(|signal| *signal != plan.signal) {
+        let path = data.join(signal.file_name());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &path, error));
+            }
+            _ => {}
+        }
+    }
     replace(&data.join(plan.signal.file_name()), b"", owner)
 }
 

@@ -13,10 +13,9 @@ use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInf
 use super::super::buffer::Buffer;
 use super::super::error::Error;
 use super::super::source::Source;
-use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, truncated, u32_at};
+use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, begin, truncated, u32_at};
 
 const MAGIC: u32 = 0x184D_2204;
-const SKIPPABLE_MAGIC: u32 = 0x184D_2A50; // to 0x184D_2A5F
 
 pub(super) fn compress(input: &[u8], output: &mut Buffer) -> Result<(), BadFrame> {
     let info = FrameInfo::new()
@@ -67,21 +66,8 @@ fn content_size(stored: &[u8]) -> Option<usize> {
 
 /// Walks from block to block, reading exactly what the frame takes; skippable frames are passed over.
 pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split, Error> {
-    loop {
-        if source.is_at_end()? {
-            return Ok(Split::End);
-        }
-        let start = source.offset_bytes();
-        stored.clear();
-        source.read_exact_into(stored, 4)?;
-        match u32_at(stored, 0) {
-            MAGIC => break,
-            magic if magic & !0xF == SKIPPABLE_MAGIC => {
-                source.read_exact_into(stored, 4)?;
-                source.skip(u32_at(stored, 4).into())?;
-            }
-            _ => return Err(BadFrame::new("no LZ4 frame begins here").at(start)),
-        }
+    if begin(source, stored, MAGIC, "LZ4")?.is_none() {
+        return Ok(Split::End);
     }
     source.read_exact_into(stored, 2)?;
     let flags = stored[4];

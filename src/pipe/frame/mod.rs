@@ -107,6 +107,33 @@ pub(super) fn next(codec: Codec, source: &mut Source<'_>, stored: &mut Buffer) -
     }
 }
 
+/// The first of the sixteen magic numbers of the frames that zstd and LZ4 pass over.
+const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
+
+/// Moves the magic number of the next frame of `format` into `stored`, passing over skippable ones, and says where
+/// it begins; `None` at the end.
+fn begin(
+    source: &mut Source<'_>,
+    stored: &mut Buffer,
+    magic: u32,
+    format: &str,
+) -> Result<Option<u64>, Error> {
+    while !source.is_at_end()? {
+        let start = source.offset_bytes();
+        stored.clear();
+        source.read_exact_into(stored, 4)?;
+        match u32_at(stored, 0) {
+            found if found == magic => return Ok(Some(start)),
+            skippable if skippable & !0xF == SKIPPABLE_MAGIC => {
+                source.read_exact_into(stored, 4)?;
+                source.skip(u32_at(stored, 4).into())?;
+            }
+            _ => return Err(BadFrame(format!("no {format} frame begins here")).at(start)),
+        }
+    }
+    Ok(None)
+}
+
 /// The content of one foreign frame; it ends where the frame ends.
 pub(super) trait Foreign<'a>: Read + Send {
     /// Gives back the source, which is then at the frame's end.

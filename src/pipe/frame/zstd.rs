@@ -13,10 +13,9 @@ use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, SafeResult, Strategy};
 use super::super::buffer::Buffer;
 use super::super::error::Error;
 use super::super::source::Source;
-use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, truncated, u32_at};
+use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, begin, truncated};
 
 const MAGIC: u32 = 0xFD2F_B528;
-const SKIPPABLE_MAGIC: u32 = 0x184D_2A50; // to 0x184D_2A5F
 
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -125,22 +124,7 @@ fn content_size(stored: &[u8]) -> Option<usize> {
 
 /// Walks from block to block, reading exactly what the frame takes; skippable frames are passed over.
 pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split, Error> {
-    let start = loop {
-        if source.is_at_end()? {
-            return Ok(Split::End);
-        }
-        let start = source.offset_bytes();
-        stored.clear();
-        source.read_exact_into(stored, 4)?;
-        match u32_at(stored, 0) {
-            MAGIC => break start,
-            magic if magic & !0xF == SKIPPABLE_MAGIC => {
-                source.read_exact_into(stored, 4)?;
-                source.skip(u32_at(stored, 4).into())?;
-            }
-            _ => return Err(BadFrame::new("no zstd frame begins here").at(start)),
-        }
-    };
+    let Some(start) = begin(source, stored, MAGIC, "zstd")? else { return Ok(Split::End) };
     let has_checksum = read_header(source, stored)?;
     if content_size(stored).is_none() {
         source.put_back(stored);

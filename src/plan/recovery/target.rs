@@ -114,6 +114,8 @@ impl TargetAction {
 }
 
 impl SignalFile {
+    pub const ALL: [Self; 2] = [Self::Recovery, Self::Standby];
+
     pub fn file_name(self) -> &'static str {
         match self {
             Self::Recovery => "recovery.signal",
