@@ -38,7 +38,7 @@ pub enum Depth {
 pub struct Proof {
     /// Of the object as stored; of all of a backup's files together.
     pub size_bytes: u64,
-    /// When the object was stored; for a backup, when the last of its files was, which is its record.
+    /// When the object was stored; for a backup, when its record was.
     pub modified_at: DateTime<Utc>,
     pub depth: Depth,
     pub proven_at: DateTime<Utc>,

@@ -16,7 +16,6 @@ use crate::ops::proofs::{Depth, Proof, Proofs, Recorder, backup_key};
 use crate::ops::{Context, Error};
 use crate::repo::inventory::BackupDirectory;
 use crate::repo::layout;
-use crate::storage::Entry;
 
 pub struct Memory {
     recorder: Recorder,
@@ -71,8 +70,11 @@ impl Memory {
             let old = self.proofs().of(&key).filter(|old| task::is_of(old, stored)).cloned();
             let Some((depth, proven_at)) = self.of_all_files(info) else { continue };
             match old {
-                // What was mended since would have another time.
-                Some(old) if old.damage.is_some() && depth < old.depth => {
+                Some(old)
+                    if old.damage.is_some()
+                        && depth < old.depth
+                        && !is_mended_since(directory, old.proven_at) =>
+                {
                     known_of_backups.push(known(&key, Subject::PagesOf(info.name), &old));
                 }
                 Some(old) if depth < old.depth && self.trust.is_enough(&old, stored) => {}
@@ -150,15 +152,17 @@ fn recorder(context: &Context<'_>, own: &Checked) -> Result<Recorder, Error> {
     Proofs::load(context, &own.repository)?.recorder(context, &own.repository, &is_there)
 }
 
-/// A backup with a record, how large all its files are, and when the last of them was stored: the record, unless
-/// something was mended since.
+/// A backup with a record, how large all its files are, and when the record was stored.
 fn whole(directory: &BackupDirectory) -> Option<(&BackupInfo, StoredAs)> {
     let info = directory.info()?;
-    let record = directory.entry(layout::RECORD)?.modified_at;
-    let files = || info.files.iter().filter_map(|file| directory.entry(&file.name));
-    let size_bytes = files().filter_map(Entry::size_bytes).sum();
-    let stored_at = files().map(|entry| entry.modified_at).fold(record, DateTime::max);
-    Some((info, StoredAs { size_bytes, stored_at }))
+    let stored_at = directory.entry(layout::RECORD)?.modified_at;
+    let sizes = info.files.iter().filter_map(|file| directory.entry(&file.name)?.size_bytes());
+    Some((info, StoredAs { size_bytes: sizes.sum(), stored_at }))
+}
+
+/// Whether something of the backup was stored later than that: put there in place of what was damaged.
+fn is_mended_since(directory: &BackupDirectory, proven_at: DateTime<Utc>) -> bool {
+    directory.entries.iter().any(|entry| proven_at < entry.modified_at)
 }
 
 fn known(object: &str, subject: Subject, old: &Proof) -> Problem {

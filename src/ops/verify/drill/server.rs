@@ -234,6 +234,8 @@ fn configuration(scratch: &Scratch, control: &ControlFile) -> Result<Vec<u8>, Er
         ("archive_mode", "off".to_owned()),
         ("hot_standby", "off".to_owned()),
         ("shared_preload_libraries", String::new()),
+        // In the scratch directory, with which it goes.
+        ("dynamic_shared_memory_type", "mmap".to_owned()),
         ("logging_collector", "off".to_owned()),
         ("log_destination", "stderr".to_owned()),
         ("autovacuum", "off".to_owned()),
