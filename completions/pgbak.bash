@@ -19,6 +19,9 @@ _pgbak() {
             pgbak,base-backup)
                 cmd="pgbak__subcmd__base__subcmd__backup"
                 ;;
+            pgbak,prune)
+                cmd="pgbak__subcmd__prune"
+                ;;
             pgbak,restore)
                 cmd="pgbak__subcmd__restore"
                 ;;
@@ -44,7 +47,7 @@ _pgbak() {
 
     case "${cmd}" in
         pgbak)
-            opts="-v -q -h -V --config --verbose --quiet --log-format --help --version base-backup wal-sync restore verify status wal-push wal-fetch"
+            opts="-v -q -h -V --config --verbose --quiet --log-format --help --version base-backup wal-sync prune restore verify status wal-push wal-fetch"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -90,6 +93,56 @@ _pgbak() {
                     ;;
                 --checkpoint)
                     COMPREPLY=($(compgen -W "fast spread" -- "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pgbak__subcmd__prune)
+            opts="-v -q -h --dry-run --keep-last --keep-within --keep-daily --keep-weekly --keep-monthly --pitr-window --repository --json --config --verbose --quiet --log-format --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --keep-last)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-within)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-daily)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-weekly)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-monthly)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pitr-window)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --config)

@@ -33,6 +33,7 @@ complete -c pgbak -n "__fish_pgbak_needs_command" -s h -l help -d 'Print help (s
 complete -c pgbak -n "__fish_pgbak_needs_command" -s V -l version -d 'Print version'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "base-backup" -d 'Take a base backup and store it in every repository'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "wal-sync" -d 'Bring every repository up to date with the WAL'
+complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "prune" -d 'Delete what the retention policy no longer needs'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "restore" -d 'Put a data directory back, at any point in time'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "verify" -d 'Prove that what is stored can be restored'
 complete -c pgbak -n "__fish_pgbak_needs_command" -f -a "status" -d 'Show what can be restored, and what is wrong'
@@ -61,6 +62,21 @@ complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -l json -d 'Print 
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -s v -l verbose -d 'Say more of what is being done (twice: much more)'
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -s q -l quiet -d 'Say nothing when all is well'
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l keep-last -d 'Keep the newest COUNT good backups' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l keep-within -d 'Keep every backup that is not older than this, such as 14d' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l keep-daily -d 'Keep the newest of each of the last COUNT days that have one' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l keep-weekly -d 'Keep the newest of each of the last COUNT weeks that have one' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l keep-monthly -d 'Keep the newest of each of the last COUNT months that have one' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l pitr-window -d 'Keep what it takes to restore to every instant that is not older than this, such as 7d' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l repository -d 'Prune this repository only (repeatable) [default: all]' -r
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l config -d 'The configuration [default: $PGBAK_CONFIG, else /etc/pgbak/pgbak.toml]' -r -F
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l log-format -d 'How messages are written to the standard error' -r -f -a "text\t'Lines to read'
+json\t'An object per line'"
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l dry-run -d 'Print what would be deleted, and delete nothing'
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -l json -d 'Print the report as JSON'
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -s v -l verbose -d 'Say more of what is being done (twice: much more)'
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -s q -l quiet -d 'Say nothing when all is well'
+complete -c pgbak -n "__fish_pgbak_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pgbak -n "__fish_pgbak_using_subcommand restore" -s D -d 'The data directory to fill [default: postgres.data_directory of the configuration]' -r -F
 complete -c pgbak -n "__fish_pgbak_using_subcommand restore" -l backup -d 'A backup\'s name; "latest" is the newest one that reaches the target' -r
 complete -c pgbak -n "__fish_pgbak_using_subcommand restore" -l target-time -d 'Stop at this time, local unless it has an offset: "2026-11-22 02:00:00+01:00"' -r
