@@ -97,6 +97,15 @@ impl Proofs {
         self.of(&backup_key(name))
     }
 
+    /// The backups of which the newest proof says that something is wrong, and what.
+    pub fn damaged_backups(&self) -> Vec<(BackupName, String)> {
+        let damaged = self.by_key.iter().filter_map(|(key, proof)| {
+            let name = key.strip_prefix(layout::BASE_BACKUPS)?.strip_prefix('/')?.parse().ok()?;
+            Some((name, proof.damage.clone()?))
+        });
+        damaged.collect()
+    }
+
     /// Forgets every key that is not `there` any more, and opens the memory for more.
     pub fn recorder(
         mut self,

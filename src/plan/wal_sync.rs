@@ -3,12 +3,13 @@
 //! Every plan keeps these promises, and the property tests below hold it to them:
 //! * once carried out, each repository holds what any of them holds, as far as it is of use;
 //! * a timeline's history comes before its segments, an older segment before a newer one of its timeline;
-//! * nothing is copied that lies before the oldest base backup: `prune` may have deleted it in one repository and
-//!   not yet in another. A history always is;
+//! * nothing is copied that [`retention`](super::retention) would not keep: `prune` may have deleted it in one
+//!   repository and not yet in another. A history always is;
 //! * nothing is ever taken away.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::retention::WalNeed;
 use crate::pg::{SegmentPlace, SegmentSize, Timeline, WalFileName};
 
 /// A file that some repositories have and others lack. Repositories go by their number in the list given.
@@ -31,14 +32,14 @@ pub struct Gap {
 pub type Run = (SegmentPlace, SegmentPlace);
 
 /// What to copy so that all repositories hold the same, in the order in which to begin.
-pub fn copies<'a>(holdings: &[BTreeSet<&'a WalFileName>], floor: Option<SegmentPlace>) -> Vec<Copy<'a>> {
+pub fn copies<'a>(holdings: &[BTreeSet<&'a WalFileName>]) -> Vec<Copy<'a>> {
     let mut holders: BTreeMap<&WalFileName, Vec<usize>> = BTreeMap::new();
     for (number, holding) in holdings.iter().enumerate() {
         for name in holding {
             holders.entry(name).or_default().push(number);
         }
     }
-    holders.retain(|name, holders| holders.len() < holdings.len() && is_of_use(name, floor));
+    holders.retain(|_, holders| holders.len() < holdings.len());
     let copy = |(name, from): (&'a WalFileName, Vec<usize>)| {
         let to = (0..holdings.len()).filter(|number| !from.contains(number)).collect();
         Copy { name, from, to }
@@ -54,15 +55,34 @@ pub fn order(name: &WalFileName) -> (bool, Timeline, Option<SegmentPlace>, Strin
     (!is_history, name.timeline(), name.place(), name.to_string())
 }
 
-/// Whether a file lies at or behind `floor`, where the oldest base backup begins.
-pub fn is_of_use(name: &WalFileName, floor: Option<SegmentPlace>) -> bool {
-    name.place().is_none_or(|place| Some(place) >= floor)
+/// Whether a file is of use; as long as nobody has asked, everything may be.
+pub fn is_of_use(name: &WalFileName, need: Option<&WalNeed>) -> bool {
+    need.is_none_or(|need| need.has(name))
 }
 
-/// Whether only the base backups can tell if a repository should get this file: where it has an older one already,
-/// it should.
-pub fn depends_on_backups(name: &WalFileName, oldest: Option<SegmentPlace>) -> bool {
-    name.place().is_some_and(|place| oldest.is_none_or(|oldest| place < oldest))
+/// What a repository holds of the WAL, as far as that is known: the place that its oldest file has, and on a file's
+/// own timeline the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub oldest: Option<SegmentPlace>,
+    pub newest_of_timeline: Option<SegmentPlace>,
+}
+
+/// Whether old backups have all WAL behind them, or only as much as makes them consistent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    Whole,
+    /// There is a window, before which WAL is missing on purpose.
+    WithHoles,
+}
+
+/// Whether only the base backups can tell if a repository should get this file. It should where it has an older one
+/// already; or, if there are holes, only older ones of this timeline.
+pub fn depends_on_backups(name: &WalFileName, extent: Extent, coverage: Coverage) -> bool {
+    name.place().is_some_and(|place| match coverage {
+        Coverage::Whole => extent.oldest.is_none_or(|oldest| place < oldest),
+        Coverage::WithHoles => extent.newest_of_timeline.is_none_or(|newest| place <= newest),
+    })
 }
 
 /// What is missing between runs of one timeline, given in any order.
@@ -102,6 +122,11 @@ mod tests {
         WalFileName::parse(text).unwrap()
     }
 
+    fn since(number: u64) -> WalNeed {
+        let size = SegmentSize::DEFAULT;
+        WalNeed::since(segment(1, number).segment(size).unwrap(), size)
+    }
+
     fn place(number: u64) -> SegmentPlace {
         segment(1, number).place().unwrap()
     }
@@ -127,12 +152,12 @@ mod tests {
     proptest! {
         #[test]
         fn keeps_its_promises(before in repositories(), floor in prop::option::of(245u64..265)) {
-            let floor = floor.map(place);
+            let need = floor.map(since);
+            let is_of_use = |name: &WalFileName| is_of_use(name, need.as_ref());
             let holdings: Vec<BTreeSet<_>> = before.iter().map(|held| held.iter().collect()).collect();
             let union: BTreeSet<&WalFileName> = before.iter().flatten().collect();
             let mut after = holdings.clone();
-            for Copy { name, from, to } in copies(&holdings, floor) {
-                prop_assert!(name.place().is_none() || name.place() >= floor, "{name} is of no use");
+            for Copy { name, from, to } in copies(&holdings).into_iter().filter(|copy| is_of_use(copy.name)) {
                 prop_assert!(!from.is_empty() && !to.is_empty());
                 for &number in &from {
                     prop_assert!(after[number].contains(name), "there is nothing to copy from");
@@ -152,7 +177,7 @@ mod tests {
             for (before, after) in holdings.iter().zip(&after) {
                 prop_assert!(before.is_subset(after));
                 for name in &union {
-                    prop_assert!(after.contains(name) || !is_of_use(name, floor), "{name} is missing");
+                    prop_assert!(after.contains(name) || !is_of_use(name), "{name} is missing");
                 }
             }
         }
@@ -175,18 +200,28 @@ mod tests {
 
     #[test]
     fn a_repository_with_older_wal_needs_no_look_at_the_backups() {
-        assert!(!depends_on_backups(&segment(1, 9), Some(place(9))));
-        assert!(!depends_on_backups(&segment(1, 9), Some(place(3))));
-        assert!(depends_on_backups(&segment(1, 9), Some(place(10))));
-        assert!(depends_on_backups(&segment(1, 9), None), "it is empty");
-        assert!(!depends_on_backups(&name("00000002.history"), None));
+        let extent = |oldest: Option<u64>, newest: Option<u64>| Extent {
+            oldest: oldest.map(place),
+            newest_of_timeline: newest.map(place),
+        };
+        let whole = |oldest| depends_on_backups(&segment(1, 9), extent(oldest, None), Coverage::Whole);
+        assert!(!whole(Some(9)) && !whole(Some(3)));
+        assert!(whole(Some(10)));
+        assert!(whole(None), "it is empty");
+        let holes = |newest| depends_on_backups(&segment(1, 9), extent(Some(3), newest), Coverage::WithHoles);
+        assert!(!holes(Some(8)));
+        assert!(holes(Some(9)), "it may have been deleted");
+        assert!(holes(None), "it has nothing of the timeline");
+        for coverage in [Coverage::Whole, Coverage::WithHoles] {
+            assert!(!depends_on_backups(&name("00000002.history"), extent(None, None), coverage));
+        }
     }
 
     #[test]
     fn the_backup_s_own_first_segment_is_of_use() {
-        assert!(is_of_use(&segment(2, 9), Some(place(9))));
-        assert!(!is_of_use(&segment(2, 8), Some(place(9))));
+        assert!(is_of_use(&segment(2, 9), Some(&since(9))));
+        assert!(!is_of_use(&segment(2, 8), Some(&since(9))));
         assert!(is_of_use(&segment(2, 8), None));
-        assert!(is_of_use(&name("00000002.history"), Some(place(9))));
+        assert!(is_of_use(&name("00000002.history"), Some(&since(9))));
     }
 }

@@ -75,7 +75,13 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
         policy: Policy::from(&request.retention),
         dry_run: request.dry_run,
     };
-    let mut report = Report::new((context.clock)(), request.dry_run);
+    let mut report = Report {
+        started_at: (context.clock)(),
+        duration_seconds: 0.0,
+        dry_run: request.dry_run,
+        repositories: Vec::new(),
+        directory: None,
+    };
     let mut errors = Vec::new();
     // What the directory's files are compared with is there until the repositories are pruned.
     let directory = directory::plan(context, request, &repositories)?;

@@ -108,10 +108,6 @@ pub struct DirectoryItem {
 }
 
 impl Report {
-    pub fn new(started_at: DateTime<Utc>, dry_run: bool) -> Report {
-        Self { started_at, duration_seconds: 0.0, dry_run, repositories: Vec::new(), directory: None }
-    }
-
     /// Whether the run ended with something to look at (exit code 3).
     pub fn has_findings(&self) -> bool {
         let of_directory = self.directory.as_ref().and_then(|directory| directory.error.as_ref());

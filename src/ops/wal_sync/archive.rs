@@ -14,7 +14,8 @@ use super::round::Round;
 use crate::ops::Error;
 use crate::pg::{SegmentPlace, SystemIdentifier, Timeline, WalFileName};
 use crate::pipe::Codec;
-use crate::plan::wal_sync as plan;
+use crate::plan::retention::WalNeed;
+use crate::plan::wal_sync::{self as plan, Coverage, Extent};
 use crate::repo;
 use crate::repo::wal_copy::LogDirectory;
 
@@ -212,19 +213,23 @@ impl<'a> Archive<'a> {
         *name == history || progress.holdings[number].contains_key(&history) || !exists()
     }
 
-    /// Where the oldest base backup begins, if this file may lie before it.
-    pub fn floor_of<'n>(
+    /// What is of use, if that is not clear for each of these files and members.
+    pub fn need_of<'n>(
         &self,
         wanted: impl IntoIterator<Item = (&'n WalFileName, usize)>,
-    ) -> Option<SegmentPlace> {
+    ) -> Option<&WalNeed> {
+        let coverage = match self.round.job.policy.pitr_window {
+            None => Coverage::Whole,
+            Some(_) => Coverage::WithHoles,
+        };
         let oldest: Vec<_> = (0..self.round.members.len()).map(|number| self.oldest(number)).collect();
-        let depends = wanted.into_iter().any(|(name, number)| plan::depends_on_backups(name, oldest[number]));
-        depends.then(|| self.floor()).flatten()
-    }
-
-    /// Where the oldest base backup of this system begins; `None` without one.
-    pub fn floor(&self) -> Option<SegmentPlace> {
-        self.backup_starts().min()
+        let newest: Vec<_> = (0..self.round.members.len()).map(|number| self.newest(number)).collect();
+        let depends = wanted.into_iter().any(|(name, number)| {
+            let newest_of_timeline = newest[number].get(&name.timeline()).copied();
+            let extent = Extent { oldest: oldest[number], newest_of_timeline };
+            plan::depends_on_backups(name, extent, coverage)
+        });
+        if depends { self.round.need(self.system) } else { None }
     }
 
     pub fn backup_starts(&self) -> impl Iterator<Item = SegmentPlace> {
@@ -233,6 +238,15 @@ impl<'a> Archive<'a> {
             let size = backup.wal_segment_size;
             crate::pg::SegmentName::holding(backup.start_lsn, backup.timeline, size).place(size)
         })
+    }
+
+    /// The newest place of each timeline of which a member holds something: its newest directory is always listed.
+    fn newest(&self, number: usize) -> BTreeMap<Timeline, SegmentPlace> {
+        let progress = self.progress();
+        let held = progress.holdings[number].keys();
+        let mut places: Vec<_> = held.filter_map(|name| Some((name.timeline(), name.place()?))).collect();
+        places.sort_unstable();
+        places.into_iter().collect()
     }
 
     /// The oldest place of which a member is known to hold something.

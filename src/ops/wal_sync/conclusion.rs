@@ -54,9 +54,9 @@ impl Archive<'_> {
             lacking.insert(number, names);
         }
         let wanted = lacking.iter().flat_map(|(&number, names)| names.iter().map(move |name| (name, number)));
-        let floor = self.floor_of(wanted);
+        let need = self.need_of(wanted);
         for names in lacking.values_mut() {
-            names.retain(|name| plan::is_of_use(name, floor));
+            names.retain(|name| plan::is_of_use(name, need));
             names.sort_by_cached_key(plan::order);
         }
         lacking.retain(|_, names| !names.is_empty());

@@ -21,6 +21,7 @@ mod round;
 mod tests;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,12 +34,15 @@ pub use report::{CopiedFrom, Finding, Missing, Report, RepositoryReport, Waiting
 
 use self::memory::MemoryFile;
 use super::process::Lock;
+use super::proofs::Proofs;
 use super::{Context, Error, data_directory};
+use crate::catalog::BackupName;
 use crate::config::WalSource;
 use crate::interrupt::Interrupt;
 use crate::meter::Meter;
 use crate::pg::SystemIdentifier;
 use crate::pipe::{Compression, Workers};
+use crate::plan::retention::Policy;
 use crate::repo::{self, Repository};
 
 /// More threads than these have no use for checking copies, and would only hold more memory.
@@ -56,10 +60,15 @@ struct Job<'a> {
     workers: Arc<Workers>,
     decoders: Arc<Workers>,
     memory: MemoryFile,
+    policy: Policy,
+    /// What `verify` found wrong with backups, of all repositories. Asked for only when it matters.
+    known_damage: &'a KnownDamage<'a>,
     interrupt: &'a Interrupt,
     meter: &'a Meter,
     clock: &'a (dyn Fn() -> DateTime<Utc> + Sync),
 }
+
+type KnownDamage<'a> = dyn Fn(&[Repository]) -> BTreeMap<BackupName, String> + Sync + 'a;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
@@ -72,7 +81,8 @@ enum Source {
 /// # Errors
 /// When nothing could be done: no repository can be read, another run is at work, the source is not one of these.
 pub fn run(context: &Context<'_>) -> Result<Report, Error> {
-    let (job, _lock) = begin(context)?;
+    let known_damage = |repositories: &[Repository]| known_damage(context, repositories);
+    let (job, _lock) = begin(context, &known_damage)?;
     job.round()
 }
 
@@ -83,7 +93,8 @@ pub fn follow(
     interval: Duration,
     tell: &mut dyn FnMut(Result<Report, Error>) -> ControlFlow<()>,
 ) -> Result<(), Error> {
-    let (job, _lock) = begin(context)?;
+    let known_damage = |repositories: &[Repository]| known_damage(context, repositories);
+    let (job, _lock) = begin(context, &known_damage)?;
     loop {
         let round = job.round();
         context.interrupt.check()?;
@@ -105,7 +116,7 @@ fn rest(interval: Duration, interrupt: &Interrupt) -> Result<(), Error> {
     Ok(interrupt.check()?)
 }
 
-fn begin<'a>(context: &'a Context<'_>) -> Result<(Job<'a>, Lock), Error> {
+fn begin<'a>(context: &'a Context<'_>, known_damage: &'a KnownDamage<'a>) -> Result<(Job<'a>, Lock), Error> {
     let source = source(context)?;
     let repositories = context.repositories(&[])?;
     let places: Vec<String> = repositories.iter().map(Repository::place).collect();
@@ -124,11 +135,18 @@ fn begin<'a>(context: &'a Context<'_>) -> Result<(Job<'a>, Lock), Error> {
         workers: context.workers()?,
         decoders: Arc::new(decoders.map_err(|source| repo::Error::Threads { source })?),
         memory: MemoryFile::of(&context.state_directory, places),
+        policy: Policy::from(&context.config.retention),
+        known_damage,
         interrupt: context.interrupt,
         meter: context.meter,
         clock: context.clock,
     };
     Ok((job, lock))
+}
+
+fn known_damage(context: &Context<'_>, repositories: &[Repository]) -> BTreeMap<BackupName, String> {
+    let proofs = repositories.iter().filter_map(|repository| Proofs::load(context, repository).ok());
+    proofs.flat_map(|proofs| proofs.damaged_backups()).collect()
 }
 
 fn source(context: &Context<'_>) -> Result<Source, Error> {

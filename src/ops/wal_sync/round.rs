@@ -1,6 +1,6 @@
 //! One round over all repositories and systems.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::archive::Archive;
@@ -10,7 +10,8 @@ use super::report::{Finding, Missing, Report, Waiting, finding};
 use super::{Job, Source, parallel};
 use crate::catalog::BackupInfo;
 use crate::ops::Error;
-use crate::pg::SystemIdentifier;
+use crate::pg::{SystemIdentifier, Timeline};
+use crate::plan::retention::{self, WalNeed};
 
 const DIRECTORY_UNREADABLE: &str = "directory-unreadable";
 
@@ -24,6 +25,7 @@ pub struct Round<'a> {
     pub source_system: Option<SystemIdentifier>,
     pub told: Mutex<Told>,
     backups: OnceLock<Vec<BackupInfo>>,
+    needs: OnceLock<Option<BTreeMap<SystemIdentifier, WalNeed>>>,
 }
 
 #[derive(Default)]
@@ -100,8 +102,8 @@ impl<'a> Round<'a> {
                 }
             },
         };
-        let (told, backups) = (Mutex::new(told), OnceLock::new());
-        let mut round = Self { job, members, directory, source_system: None, told, backups };
+        let (told, backups, needs) = (Mutex::new(told), OnceLock::new(), OnceLock::new());
+        let mut round = Self { job, members, directory, source_system: None, told, backups, needs };
         round.source_system = round.find_source_system();
         Ok(round)
     }
@@ -133,6 +135,38 @@ impl<'a> Round<'a> {
             }
             all
         })
+    }
+
+    /// Which WAL of a system the backups need that the retention policy keeps, of all that are in any repository;
+    /// `None` where there are none, so that all of it may be needed. Asked for only when it matters.
+    pub fn need(&self, system: SystemIdentifier) -> Option<&WalNeed> {
+        let needs = self.needs.get_or_init(|| {
+            let damage = (self.job.known_damage)(&self.job.repositories);
+            let now = (self.job.clock)();
+            retention::wal_of_use(self.backups(), &self.histories(), damage, &self.job.policy, now)
+        });
+        needs.as_ref()?.get(&system)
+    }
+
+    /// The content of every history, from the first repository that can give it.
+    fn histories(&self) -> BTreeMap<SystemIdentifier, BTreeMap<Timeline, Vec<u8>>> {
+        let mut all: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for member in self.members.iter().filter(|member| member.is_readable()) {
+            for (&system, found) in &member.directories {
+                let of_system = all.entry(system).or_default();
+                for (name, &codec) in &found.histories {
+                    let timeline = name.timeline();
+                    if of_system.contains_key(&timeline) {
+                        continue;
+                    }
+                    match member.repository.history(system, timeline, codec) {
+                        Ok(content) => of_system.extend(content.map(|content| (timeline, content))),
+                        Err(error) => tracing::info!("{error}"),
+                    }
+                }
+            }
+        }
+        all
     }
 
     /// Whether WAL of this system is here, or would be accepted.

@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 
+use chrono::TimeDelta;
+
 use super::*;
 use crate::catalog::backup::{BackupKind, BackupSource};
 use crate::catalog::{BackupInfo, BackupName};
@@ -84,6 +86,7 @@ struct Stage {
     places: Vec<Observed>,
     scratch: tempfile::TempDir,
     source: Source,
+    policy: Policy,
     interrupt: Interrupt,
     meter: Meter,
 }
@@ -99,6 +102,7 @@ impl Stage {
             places,
             scratch,
             source: Source::Push,
+            policy: Policy::from(&crate::config::Retention::default()),
             interrupt: Interrupt::default(),
             meter: Meter::default(),
         }
@@ -128,9 +132,11 @@ impl Stage {
             workers: Arc::clone(&workers),
             decoders: workers,
             memory: MemoryFile::of(&self.scratch.path().join("state"), places),
+            policy: self.policy.clone(),
+            known_damage: &|_| BTreeMap::new(),
             interrupt: &self.interrupt,
             meter: &self.meter,
-            clock: &|| DateTime::UNIX_EPOCH,
+            clock: &|| "2026-11-22T03:00:00Z".parse().unwrap(),
         };
         job.round()
     }
@@ -386,6 +392,55 @@ fn what_prune_deleted_in_one_repository_does_not_come_back_from_the_other() {
     put_segments(&stage.places[0], 1, 1..9);
     put_segments(&stage.places[1], 1, 5..7);
     assert_eq!(stage.quiet_round().files_copied(), 6);
+}
+
+#[test]
+fn what_a_repository_that_was_away_still_has_does_not_come_back_from_it() {
+    let mut stage = Stage::new(&["first", "second"]);
+    stage.policy.keep_last = 2;
+    put_segments(&stage.places[0], 1, 5..9);
+    put_segments(&stage.places[1], 1, 1..8);
+    for (number, start) in (1..8).enumerate() {
+        put_backup(&stage.places[1], start, number as u32);
+    }
+    put_backup(&stage.places[0], 5, 4);
+    put_backup(&stage.places[0], 6, 5);
+    put_backup(&stage.places[0], 7, 6);
+    let report = stage.quiet_round();
+    assert_eq!(stage.places[0].wal(), (5..9).map(|number| name(1, number)).collect::<Vec<_>>());
+    assert_eq!(report.files_copied(), 1);
+}
+
+#[test]
+fn the_holes_before_a_window_are_not_filled_again() {
+    let mut stage = Stage::new(&["first", "second"]);
+    stage.policy.pitr_window = Some(TimeDelta::minutes(59) + TimeDelta::seconds(58));
+    // The window begins two seconds after two.
+    let kept: Vec<u64> = [2].into_iter().chain(6..12).collect();
+    put_segments(&stage.places[0], 1, kept.iter().copied());
+    put_segments(&stage.places[1], 1, 1..12);
+    for place in &stage.places {
+        put_backup(place, 2, 0);
+        put_backup(place, 6, 1);
+        put_backup(place, 8, 3);
+    }
+    stage.quiet_round();
+    assert_eq!(stage.places[0].wal(), kept.iter().map(|number| name(1, *number)).collect::<Vec<_>>());
+    // What is needed is brought all the same, and what is new.
+    let key = layout::wal_file(SYSTEM, &WalFileName::parse(&name(1, 7)).unwrap(), Codec::None);
+    stage.places[0].memory.delete(&key).unwrap();
+    put_segments(&stage.places[1], 1, [12]);
+    assert_eq!(stage.quiet_round().files_copied(), 2);
+    // A repository that is made anew gets no more than that, either.
+    let mut all = kept.clone();
+    all.push(12);
+    let empty = Stage { policy: stage.policy.clone(), ..Stage::new(&["first", "second"]) };
+    put_segments(&empty.places[1], 1, 1..13);
+    put_backup(&empty.places[1], 2, 0);
+    put_backup(&empty.places[1], 6, 1);
+    put_backup(&empty.places[1], 8, 3);
+    empty.quiet_round();
+    assert_eq!(empty.places[0].wal(), all.iter().map(|number| name(1, *number)).collect::<Vec<_>>());
 }
 
 #[test]

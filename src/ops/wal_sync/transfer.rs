@@ -34,9 +34,8 @@ impl Archive<'_> {
             source.filter(|name| is_listed(name) && !is_held(name)).collect()
         };
         let readable = self.readable();
-        let floor =
-            self.floor_of(names.iter().flat_map(|name| readable.iter().map(|&number| (*name, number))));
-        names.retain(|name| plan::is_of_use(name, floor));
+        let need = self.need_of(names.iter().flat_map(|name| readable.iter().map(|&number| (*name, number))));
+        names.retain(|name| plan::is_of_use(name, need));
         names.sort_by_cached_key(|name| plan::order(name));
         parallel::each(&names, |name| {
             if self.is_interrupted() {
@@ -164,10 +163,10 @@ impl Archive<'_> {
             readable.iter().map(|&number| self.progress().holdings[number].clone()).collect();
         let names: Vec<BTreeSet<&WalFileName>> =
             holdings.iter().map(|holding| holding.keys().filter(|name| of_kind(name)).collect()).collect();
-        let mut copies = plan::copies(&names, None);
+        let mut copies = plan::copies(&names);
         let wanted = copies.iter().flat_map(|copy| copy.to.iter().map(|&place| (copy.name, readable[place])));
-        let floor = self.floor_of(wanted);
-        copies.retain(|copy| plan::is_of_use(copy.name, floor));
+        let need = self.need_of(wanted);
+        copies.retain(|copy| plan::is_of_use(copy.name, need));
         parallel::each(&copies, |copy| {
             let Copy { name, from, to } = copy;
             let members = |places: &[usize]| places.iter().map(|&place| readable[place]).collect::<Vec<_>>();

@@ -3,8 +3,8 @@
 //! A restore to an instant begins with a backup that had stopped by then, and goes on through WAL without a gap (see
 //! [`recovery`](super::super::recovery)). So, where no WAL is missing, the last backup that stopped before the window
 //! begins is enough. But WAL may be missing, and backups of a standby may be older than their time says. In general a
-//! backup *does for* another one if it stopped no later, by the clock and in the WAL, and the WAL leads without a gap
-//! from its stop to the other's. A backup for which none of those taken does is taken, too; which leaves, for every
+//! backup *does for* another one if it began and stopped no later, by the clock and in the WAL, and the WAL leads
+//! without a gap from its stop to the other's. A backup for which none of those taken does is taken, too; which leaves, for every
 //! instant of the window, one from which it could be restored before and can be afterwards.
 //!
 //! Those known to be damaged are taken where no good one does for them, and never do for a good one.
@@ -54,7 +54,8 @@ impl Window<'_> {
         self.extend(&mut anchors, &good);
         self.extend(&mut anchors, &all);
         let gaps = anchors.iter().filter(|anchor: &&Anchor<'_>| anchor.has_gap);
-        let witnesses = gaps.filter_map(|anchor| self.witness(anchor, &all)).collect();
+        let witnesses = gaps.flat_map(|anchor| [self.witness(anchor, &good), self.witness(anchor, &all)]);
+        let witnesses = witnesses.flatten().collect();
         Cover { anchors, witnesses }
     }
 
@@ -87,6 +88,7 @@ impl Window<'_> {
         // Before the window, it does not matter when.
         let since = |backup: &BackupInfo| backup.stopped_at.max(self.begin);
         since(anchor.backup) <= since(backup)
+            && anchor.backup.start_lsn <= backup.start_lsn
             && anchor.backup.stop_lsn <= backup.stop_lsn
             && backup.stop_lsn <= anchor.reach
     }
