@@ -12,6 +12,7 @@ mod stories {
     mod dying;
     mod fixture;
     mod network;
+    mod prune;
     mod restore;
     mod slow_link;
     mod ssh;

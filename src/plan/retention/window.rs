@@ -96,7 +96,7 @@ impl Window<'_> {
     fn witness<'b>(&self, anchor: &Anchor<'_>, backups: &[&'b BackupInfo]) -> Option<&'b BackupInfo> {
         let shows = |backup: &&&BackupInfo| {
             backup.source == BackupSource::Primary
-                && backup.stopped_at > self.begin
+                && backup.stopped_at >= self.begin
                 && backup.stop_lsn <= anchor.reach
         };
         backups.iter().filter(shows).max_by_key(|backup| backup.stopped_at).copied()
