@@ -40,7 +40,8 @@ test_versions() {
 
 check_rust
 install_missing cc:build-essential pkg-config:pkg-config openssl:openssl openssl/libssl-dev postgresql \
-    sshd ssh:openssh-client sftp:openssh-client tar:tar zstd:zstd lz4:lz4 gzip:gzip sha256sum:coreutils setpriv:util-linux mount:mount
+    sshd ssh:openssh-client sftp:openssh-client tar:tar zstd:zstd lz4:lz4 gzip:gzip sha256sum:coreutils setpriv:util-linux mount:mount \
+    groff:groff-base systemd-analyze:systemd
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
