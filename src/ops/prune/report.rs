@@ -108,7 +108,7 @@ pub struct DirectoryItem {
 }
 
 impl Report {
-    pub fn new(started_at: DateTime<Utc>, dry_run: bool) -> Report {
+    pub(super) fn new(started_at: DateTime<Utc>, dry_run: bool) -> Self {
         Self { started_at, duration_seconds: 0.0, dry_run, repositories: Vec::new(), directory: None }
     }
 
