@@ -469,8 +469,7 @@ fn only_one_prune_at_a_time_and_what_the_flags_say_counts() {
 
 #[test]
 fn over_ssh_the_same_goes() {
-    // What wal-sync copies follows the configuration, not the flags of another command.
-    let mut pair = pair!(Chrooted, config("[retention]\nkeep_last = 1\n"));
+    let mut pair = pair!(Chrooted);
     let backups: Vec<String> = (0..3)
         .map(|_| {
             let name = take_backup(&pair.site);
@@ -495,7 +494,8 @@ fn over_ssh_the_same_goes() {
     pair.site.pgbak("prune --keep-last 1").exits(3).stdout_has("remote");
     assert_eq!(files(pair.local()), left_of(&local, pair.local(), &backups[2..]));
     pair.sshd.start_again();
-    // What the first lost does not come back from the one that was away.
+    // What the first lost does not come back from the one that was away, if the configuration says so, too.
+    pair.site.add_to_config("\n[retention]\nkeep_last = 1\n");
     pair.site.pgbak("wal-sync").succeeds();
     assert_eq!(files(pair.local()), left_of(&local, pair.local(), &backups[2..]));
     pair.site.pgbak("prune --keep-last 1").succeeds();
