@@ -389,8 +389,15 @@ fn without_reading_ahead(
     backup: &BackupInfo,
     reach: &Reach,
 ) -> Option<(&'static str, String)> {
-    let Target::Lsn(lsn) = request.target else { return None };
-    let is_close = reach.lsn.0.saturating_sub(lsn.0) <= backup.wal_segment_size.bytes();
+    let target = match request.target {
+        Target::Lsn(lsn) => lsn,
+        // Behind a backup that is older than the window, WAL is missing on purpose.
+        Target::Immediate => backup.stop_lsn,
+        // Nobody knows how close.
+        Target::Time(_) if reach.has_gap() => reach.lsn,
+        _ => return None,
+    };
+    let is_close = reach.lsn.0.saturating_sub(target.0) <= backup.wal_segment_size.bytes();
     (is_close && backup.server_version.major() >= 15).then(|| ("recovery_prefetch", "off".to_owned()))
 }
 

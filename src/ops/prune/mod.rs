@@ -28,9 +28,10 @@ use crate::catalog::BackupName;
 use crate::config;
 use crate::pg::SystemIdentifier;
 use crate::plan::retention::{self, Policy, RetentionPlan, Situation};
-use crate::repo::Repository;
 use crate::repo::lease::Observer;
 use crate::repo::prune::{Deletion, Survey, WalObject};
+use crate::repo::{self, Repository};
+use crate::storage::Patience;
 
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -83,12 +84,18 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
         directory: None,
     };
     let mut errors = Vec::new();
+    // One that is away is not waited for: the next run will do.
+    let probes = context.repositories_with(&request.repositories, Patience::SHORT)?;
+    let away: Vec<Option<repo::Error>> = probes.iter().map(|probe| probe.must_exist().err()).collect();
     // What the directory's files are compared with is there until the repositories are pruned.
-    let directory = directory::plan(context, request, &repositories)?;
-    for repository in &repositories {
+    let directory = match away.iter().any(Option::is_some) {
+        true => None,
+        false => directory::plan(context, request, &repositories)?,
+    };
+    for (repository, away) in repositories.iter().zip(away) {
         context.interrupt.check()?;
         let mut own = RepositoryReport::new(repository);
-        if let Err(error) = pruner.prune(repository, &mut own) {
+        if let Err(error) = away.map_or_else(|| pruner.prune(repository, &mut own), |away| Err(away.into())) {
             context.interrupt.check()?;
             own.fail(&error);
             errors.push((repository.name(), error));

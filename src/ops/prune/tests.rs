@@ -224,7 +224,7 @@ fn what_a_dead_writer_left_goes_after_a_day_and_a_living_one_keeps_its_own_and_a
     let report = place.prune();
     assert_eq!(place.backups(), [name(31)]);
     assert_eq!(report.deleted.wal_files, 0, "who knows what it needs");
-    assert!(report.wal[0].decision.reason.contains("is being written by process 7 on there"));
+    assert!(report.leftovers[0].decision.reason.contains("being written by process 7 on there"));
 
     // Its host is never heard of again.
     place.now.set(hour(38));

@@ -241,8 +241,9 @@ impl<'a> Judge<'a> {
 /// Nobody knows yet which WAL a backup in progress needs.
 fn in_progress(situation: &Situation<'_>) -> Option<String> {
     situation.leftovers.iter().find_map(|leftover| match &leftover.kind {
-        LeftoverKind::Unrecorded(Unrecorded::Held(by)) => {
-            Some(format!("{} is being written by {by}", leftover.key))
+        LeftoverKind::Unrecorded(Unrecorded::Held(_)) => {
+            let name = leftover.key.rsplit('/').next().unwrap_or_default();
+            Some(format!("{name} is being written, and may need it"))
         }
         _ => None,
     })

@@ -265,7 +265,8 @@ fn while_a_backup_is_written_no_wal_goes() {
     let plan = plan(&situation, &keep_last(1)).unwrap();
     assert_eq!(kept_days(&world, &plan), [3]);
     assert!(!plan.wal.iter().any(|wal| wal.verdict.deletes()));
-    assert!(plan.wal[0].verdict.reason.ends_with("is being written by process 7 on vault"));
+    assert_eq!(plan.wal[0].verdict.reason, "base_backup_20261122_120000 is being written, and may need it");
+    assert_eq!(plan.leftovers[0].verdict.reason, "being written by process 7 on vault");
     assert!(!plan.leftovers[0].verdict.deletes());
 }
 
