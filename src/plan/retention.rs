@@ -43,7 +43,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 pub use error::RetentionError;
-pub use wal::{Reach, WalNeed, wal_of_use};
+pub use wal::{Reach, WalNeed, wal_of_use, wal_of_use_in};
 
 use crate::catalog::leftover::{Leftover, LeftoverKind, Unrecorded};
 use crate::catalog::{BackupName, Catalog};

@@ -11,6 +11,7 @@ const REPORTS: &[(&str, &str, &[&str])] = &[
     ("pgbak-base-backup", "Report", &["src/ops/base_backup/mod.rs"]),
     ("pgbak-wal-sync", "Report", &["src/ops/wal_sync/report.rs"]),
     ("pgbak-restore", "Report", &["src/ops/restore/mod.rs"]),
+    ("pgbak-prune", "Report", &["src/ops/prune/report.rs"]),
     ("pgbak-verify", "Report", &["src/ops/verify/report.rs"]),
 ];
 
@@ -26,6 +27,8 @@ struct Field {
     name: String,
     kind: String,
     words: String,
+    /// Its own fields stand where it stands.
+    is_flat: bool,
 }
 
 /// Every `pub struct` of a source file with its documented public fields.
@@ -33,6 +36,7 @@ fn structs(source: &str) -> BTreeMap<String, Struct> {
     let mut structs = BTreeMap::new();
     let mut open: Option<(String, Struct)> = None;
     let mut words: Vec<String> = Vec::new();
+    let mut is_flat = false;
     for line in source.lines() {
         let line = line.trim();
         if let Some(comment) = line.strip_prefix("///") {
@@ -46,8 +50,11 @@ fn structs(source: &str) -> BTreeMap<String, Struct> {
         } else if let Some((_, found)) = &mut open {
             if let Some((name, kind)) = line.strip_prefix("pub ").and_then(|rest| rest.split_once(": ")) {
                 let kind = kind.trim_end_matches(',').to_owned();
-                found.fields.push(Field { name: name.to_owned(), kind, words: words.join(" ") });
+                found.fields.push(Field { name: name.to_owned(), kind, words: words.join(" "), is_flat });
                 words.clear();
+                is_flat = false;
+            } else if line == "#[serde(flatten)]" {
+                is_flat = true;
             }
         } else if !line.starts_with("#[") {
             words.clear();
@@ -78,8 +85,18 @@ fn unwrapped(kind: &str) -> (&str, String) {
     (kind, words.to_owned())
 }
 
+fn flat_fields<'a>(name: &str, all: &'a BTreeMap<String, Struct>) -> Vec<&'a Field> {
+    let fields = all[name].fields.iter();
+    fields
+        .flat_map(|field| match field.is_flat {
+            true => flat_fields(&field.kind, all),
+            false => vec![field],
+        })
+        .collect()
+}
+
 fn describe(name: &str, path: &str, all: &BTreeMap<String, Struct>, text: &mut String) {
-    let Struct { words, fields } = &all[name];
+    let Struct { words, .. } = &all[name];
     if !path.is_empty() {
         text.push_str(&format!(".SS \"{}\"\n", escape(path)));
     }
@@ -87,7 +104,7 @@ fn describe(name: &str, path: &str, all: &BTreeMap<String, Struct>, text: &mut S
         text.push_str(&format!("{}\n", escape(words)));
     }
     let mut nested = Vec::new();
-    for Field { name, kind, words } in fields {
+    for Field { name, kind, words, .. } in flat_fields(name, all) {
         let (inner, mut kind_words) = unwrapped(kind);
         if all.contains_key(inner) {
             let suffix = if kind.contains("Vec<") { "[]" } else { "" };

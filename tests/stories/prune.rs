@@ -166,6 +166,11 @@ fn an_older_backup_outside_of_the_window_is_restored_to_its_end() {
     let newest = repository.first_segment(&backups[2], small());
     let between = archived.iter().filter(|name| name.len() == 24 && **name > first && **name < newest);
     assert!(between.count() <= 2, "{archived:?}");
+    // A hole that retention made is no damage, where the configuration says so; else it would be.
+    site.pgbak("verify --quick").exits(3).stdout_has("wal-missing");
+    site.add_to_config("\n[retention]\nkeep_last = 3\npitr_window = \"0s\"\n");
+    site.pgbak("verify --quick").succeeds().stdout_has("pitr_window needs none");
+    site.pgbak("status -q").succeeds().stdout_is("");
     let old = |target: &str| format!("--backup {} {target}", backups[0]);
     let restored = site.restore(&old("--target-immediate --target-action promote"));
     assert_eq!(restored.sql("SELECT count(*) FROM t"), "0");

@@ -32,6 +32,7 @@ mod structure;
 mod task;
 mod wal;
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub use report::{DrillReport, Finding, LostInterval, Note, Report, RepositoryRep
 
 use self::lanes::Reading;
 use self::memory::Memory;
-use self::problem::Problem;
+use self::problem::{Problem, Subject};
 use self::scope::Scope;
 use self::task::{Tasks, Trust};
 use super::proofs::{Depth, Proofs};
@@ -50,6 +51,7 @@ use super::{Context, Error};
 use crate::catalog::Catalog;
 use crate::pipe::Workers;
 use crate::plan::recovery::RecoveryError;
+use crate::plan::retention::{self, Policy};
 use crate::repo::inventory::Inventory;
 use crate::repo::{self, Repository};
 
@@ -155,6 +157,38 @@ fn read(context: &Context<'_>, request: &Request, report: &mut Report) -> Result
     Ok(())
 }
 
+/// With `pitr_window`, `prune` leaves holes between what older backups need and what the window does. They are no
+/// findings, and worth a note, because a time in them cannot be restored.
+fn pruned_on_purpose(
+    context: &Context<'_>,
+    repository: &Repository,
+    catalog: &Catalog,
+    problems: &mut Vec<Problem>,
+    now: DateTime<Utc>,
+) -> Vec<Note> {
+    let policy = Policy::from(&context.config.retention);
+    if policy.pitr_window.is_none() {
+        return Vec::new();
+    }
+    let Some(needs) = retention::wal_of_use_in(catalog, BTreeMap::new(), &policy, now) else {
+        return Vec::new();
+    };
+    let is_on_purpose = |problem: &Problem| match &problem.subject {
+        Subject::Gap(system, gap) => needs.get(system).is_some_and(|need| !need.has_any(*gap)),
+        _ => false,
+    };
+    let holes: Vec<Problem> = problems.extract_if(.., |problem| is_on_purpose(problem)).collect();
+    let note = |hole: Problem| Note {
+        code: "wal-outside-window",
+        repository: Some(repository.name().to_owned()),
+        object: Some(hole.object),
+        message:
+            "from here to the next archived segment there is no WAL, and retention.pitr_window needs none"
+                .into(),
+    };
+    holes.into_iter().map(note).collect()
+}
+
 /// Lists every repository; one that cannot be read is a finding as long as another can.
 fn survey(context: &Context<'_>, request: &Request, report: &mut Report) -> Result<Vec<Checked>, Error> {
     let (mut checked, mut first_error, mut is_anywhere) = (Vec::new(), None, false);
@@ -209,13 +243,14 @@ fn look_through(
     let inventory = repository.inventory(started_at, &context.observer())?;
     let catalog = inventory.catalog();
     let Some(scope) = Scope::new(request.backup.as_deref(), &catalog) else { return Ok(None) };
-    let (mut problems, notes) = structure::check(repository, &inventory, &scope)?;
+    let (mut problems, mut notes) = structure::check(repository, &inventory, &scope)?;
+    notes.extend(pruned_on_purpose(context, repository, &catalog, &mut problems, started_at));
     if catalog.backups().is_empty() {
         problems.push(
             Problem::new(
                 "no-backup",
                 repo::layout::BASE_BACKUPS,
-                problem::Subject::Nothing,
+                Subject::Nothing,
                 "no backup that could be restored",
             )
             .with_hint(Some("Take one now: `pgbak base-backup`.".to_owned())),

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::backups::{self, Branches, Chosen, Entry};
 use super::{Policy, Situation, Verdict, WalFiles, WalVerdict};
 use crate::catalog::leftover::{LeftoverKind, Unrecorded};
-use crate::catalog::wal::Interval;
+use crate::catalog::wal::{Gap, Interval};
 use crate::catalog::{BackupInfo, BackupName, Catalog, WalArchive};
 use crate::pg::{SegmentName, SegmentSize, SystemIdentifier, Timeline, WalFileName};
 
@@ -57,6 +57,14 @@ impl WalNeed {
     pub fn has(&self, name: &WalFileName) -> bool {
         let segment = name.segment(self.segment_size);
         segment.is_none_or(|segment| self.stretch_of(segment).is_some())
+    }
+
+    /// Whether any segment of these numbers is of use, on whatever timeline.
+    pub fn has_any(&self, gap: Gap) -> bool {
+        let (first, last) = (gap.first.number, gap.last.number);
+        self.stretches
+            .iter()
+            .any(|stretch| stretch.first <= last && stretch.last.is_none_or(|end| first <= end))
     }
 
     fn stretch_of(&self, segment: SegmentName) -> Option<&Stretch> {
@@ -124,9 +132,18 @@ pub fn wal_of_use(
             archive.add_history(*timeline, content);
         }
     }
-    let catalog = Catalog::new(known, Vec::new(), archives);
+    wal_of_use_in(&Catalog::new(known, Vec::new(), archives), damage, policy, now)
+}
+
+/// The same of what one repository holds.
+pub fn wal_of_use_in(
+    catalog: &Catalog,
+    damage: BTreeMap<BackupName, String>,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Option<BTreeMap<SystemIdentifier, WalNeed>> {
     let situation = Situation {
-        catalog: &catalog,
+        catalog,
         cluster: None,
         damage,
         in_use: BTreeMap::new(),
