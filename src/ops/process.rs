@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -82,7 +83,7 @@ impl Context<'_> {
                 let mut holder = String::new();
                 // Whoever holds it may not have signed it yet.
                 let _ = file.take(4096).read_to_string(&mut holder);
-                return Err(Error::Locked { command, holder: holder.trim().to_owned() });
+                return Err(Error::Locked { command, holder: with_age(holder.trim(), (self.clock)()) });
             }
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
@@ -101,6 +102,18 @@ impl Pulse for Context<'_> {
     fn passed(&self, bytes: u64) -> io::Result<()> {
         self.meter.add(bytes);
         Ok(self.interrupt.check()?)
+    }
+}
+
+/// A lock's signature, with how long ago it was written.
+fn with_age(signature: &str, now: DateTime<Utc>) -> String {
+    let since = signature.rsplit_once(' ').and_then(|(_, since)| DateTime::parse_from_rfc3339(since).ok());
+    match since.and_then(|since| (now - since.to_utc()).to_std().ok()) {
+        Some(age) => {
+            let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+            format!("{signature}, for {age}")
+        }
+        None => signature.to_owned(),
     }
 }
 
@@ -129,4 +142,20 @@ pub fn boot_id() -> String {
 
 pub fn is_running(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_s_holder_is_told_with_its_age() {
+        let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
+        let since = (now - chrono::TimeDelta::minutes(3)).to_rfc3339();
+        let signature = format!("process 7 since {since}");
+        assert_eq!(with_age(&signature, now), format!("{signature}, for 3m"));
+        for signature in ["", "process 7", "process 7 since 2199-01-01T00:00:00+00:00"] {
+            assert_eq!(with_age(signature, now), signature);
+        }
+    }
 }
