@@ -91,7 +91,14 @@ fn a_cut_comes_after_exactly_so_many_uploaded_bytes() {
                 Ending::Close => assert!(!matches!(rest, Ok(1..)), "{rest:?}"),
                 Ending::Reset => assert_eq!(rest.unwrap_err().kind(), io::ErrorKind::ConnectionReset),
             }
-            assert!(received.recv().unwrap() == bytes[..after_bytes as usize], "{after_bytes}, {ending:?}");
+            let received = received.recv().unwrap();
+            match ending {
+                Ending::Close => assert!(received == bytes[..after_bytes as usize], "{after_bytes}"),
+                // A reset takes with it what was not read yet.
+                Ending::Reset => {
+                    assert!(bytes[..after_bytes as usize].starts_with(&received), "{after_bytes}")
+                }
+            }
         }
     }
     assert_eq!(proxy.cuts(), 6);

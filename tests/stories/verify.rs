@@ -192,13 +192,7 @@ fn whatever_is_done_to_an_object_is_found_and_the_rest_can_be_restored() {
 fn whatever_is_done_to_an_object_at_the_other_end_of_a_link_is_found() {
     let mut pair = pair!(Shell, tablespaces(1));
     let objects = Objects::make(&mut pair.site, 1);
-    let mut kinds = Vec::new();
-    let one_of_each = TABLE.iter().filter(|(name, mutilation, ..)| {
-        let is_first = matches!(mutilation, Flipped | Unreadable) && !kinds.contains(&(*name, *mutilation));
-        kinds.push((*name, *mutilation));
-        is_first
-    });
-    objects.hold(&pair.site, one_of_each);
+    objects.hold(&pair.site, TABLE.iter());
     pair.site.pgbak("verify --full").succeeds();
 }
 

@@ -11,7 +11,7 @@ use super::{Job, Source, parallel};
 use crate::catalog::BackupInfo;
 use crate::ops::Error;
 use crate::pg::{SystemIdentifier, Timeline};
-use crate::plan::retention::{self, WalNeed};
+use crate::plan::retention::{self, Policy, WalNeed};
 
 const DIRECTORY_UNREADABLE: &str = "directory-unreadable";
 
@@ -24,8 +24,15 @@ pub struct Round<'a> {
     /// Whose WAL the directory holds.
     pub source_system: Option<SystemIdentifier>,
     pub told: Mutex<Told>,
-    backups: OnceLock<Vec<BackupInfo>>,
+    backups: OnceLock<Backups>,
     needs: OnceLock<Option<BTreeMap<SystemIdentifier, WalNeed>>>,
+}
+
+struct Backups {
+    /// Each as often as there are repositories that have it.
+    all: Vec<BackupInfo>,
+    /// How many repositories have any.
+    holders: usize,
 }
 
 #[derive(Default)]
@@ -125,15 +132,20 @@ impl<'a> Round<'a> {
 
     /// Every usable base backup in a repository that can be read. Asked for only when it matters.
     pub fn backups(&self) -> &[BackupInfo] {
+        &self.found_backups().all
+    }
+
+    fn found_backups(&self) -> &Backups {
         self.backups.get_or_init(|| {
             let mut all = Vec::new();
             for member in self.members.iter().filter(|member| member.is_readable()) {
                 match member.repository.backups() {
-                    Ok(backups) => all.extend(backups),
+                    Ok(backups) => all.push(backups),
                     Err(error) => member.reading.note(error),
                 }
             }
-            all
+            let holders = all.iter().filter(|backups| !backups.is_empty()).count();
+            Backups { all: all.concat(), holders }
         })
     }
 
@@ -143,9 +155,22 @@ impl<'a> Round<'a> {
         let needs = self.needs.get_or_init(|| {
             let damage = (self.job.known_damage)(&self.job.repositories);
             let now = (self.job.clock)();
-            retention::wal_of_use(self.backups(), &self.histories(), damage, &self.job.policy, now)
+            retention::wal_of_use(self.backups(), &self.histories(), damage, &self.policy(), now)
         });
         needs.as_ref()?.get(&system)
+    }
+
+    /// The retention policy, but that no backup is given up which every repository with backups still has: nobody has
+    /// pruned it yet. One that only some have was pruned from the others, and their WAL is not to come back.
+    fn policy(&self) -> Policy {
+        let Backups { all, holders } = self.found_backups();
+        let held_by = |name| all.iter().filter(|backup| backup.name == name).count();
+        let everywhere = all.iter().filter(|backup| held_by(backup.name) >= *holders);
+        let oldest = everywhere.map(|backup| backup.started_at).min();
+        let newer = all.iter().filter(|backup| oldest.is_some_and(|oldest| backup.started_at >= oldest));
+        let newer: BTreeSet<_> = newer.map(|backup| backup.name).collect();
+        let keep_last = self.job.policy.keep_last.max(u32::try_from(newer.len()).unwrap_or(u32::MAX));
+        Policy { keep_last, ..self.job.policy.clone() }
     }
 
     /// The content of every history, from the first repository that can give it.

@@ -412,6 +412,20 @@ fn what_a_repository_that_was_away_still_has_does_not_come_back_from_it() {
 }
 
 #[test]
+fn what_retention_would_give_up_is_copied_as_long_as_nobody_has_pruned_it() {
+    let mut stage = Stage::new(&["first", "second"]);
+    stage.policy.keep_last = 1;
+    put_segments(&stage.places[0], 1, 1..9);
+    put_segments(&stage.places[1], 1, 7..9);
+    for place in &stage.places {
+        put_backup(place, 3, 0);
+        put_backup(place, 7, 1);
+    }
+    stage.quiet_round();
+    assert_eq!(stage.places[1].wal(), (3..9).map(|number| name(1, number)).collect::<Vec<_>>());
+}
+
+#[test]
 fn the_holes_before_a_window_are_not_filled_again() {
     let mut stage = Stage::new(&["first", "second"]);
     stage.policy.pitr_window = Some(TimeDelta::minutes(59) + TimeDelta::seconds(58));
