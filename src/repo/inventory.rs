@@ -7,7 +7,6 @@
 //! what hides everything ends it.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use chrono::{DateTime, Utc};
 
@@ -106,16 +105,6 @@ impl Repository {
         Ok(inventory)
     }
 
-    /// Opens any object for reading.
-    pub fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
-        match self.storage().open(key) {
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                Err(Error::Missing { repository: self.name().to_owned(), key: key.to_owned() })
-            }
-            opened => Ok(opened?),
-        }
-    }
-
     /// Says what it was that ended the reading of an object.
     pub fn read_error(&self, key: &str, error: std::io::Error) -> storage::Error {
         storage::Error::from_io("read", key, self.storage(), error)
@@ -144,9 +133,9 @@ impl Repository {
             let has_record = entries.iter().any(|entry| entry.name == layout::RECORD);
             let state = match has_record {
                 true => self.recorded(name)?,
-                false => match lease::is_in_progress(self.storage(), &directory, &entries, now, observer) {
-                    Ok(true) => BackupState::InProgress,
-                    Ok(false) => BackupState::Garbage,
+                false => match lease::live(self.storage(), &directory, &entries, now, observer) {
+                    Ok(Some(_)) => BackupState::InProgress,
+                    Ok(None) => BackupState::Garbage,
                     // It may be alive, for all that can be seen.
                     Err(error) => {
                         let key = storage::join(&directory, "lease-*.toml");

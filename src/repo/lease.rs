@@ -9,6 +9,7 @@
 //! Whoever restores a backup takes a lease in its directory, too, under a name of its own: there may be many at a time.
 //! It keeps a backup with a record from being pruned. See [`prune`](super::prune) for why that is enough.
 
+use std::fmt;
 use std::io::Read;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -150,54 +151,60 @@ impl HeldLease {
     }
 }
 
-/// Who holds a lease that is live, in words: `process 4711 on vault since 2026-11-22 02:00:00 UTC`.
+/// A lease that holds, as far as it can be told whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Live {
+    Held(Lease),
+    /// It vanished while it was read.
+    JustRenewed,
+    /// It cannot be understood, under this name.
+    Illegible(String),
+}
+
+/// In words: `process 4711 on vault since 2026-11-22 02:00:00 UTC`.
+impl fmt::Display for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(Lease { holder: Holder { host, pid, .. }, started_at, .. }) => {
+                write!(f, "process {pid} on {host} since {}", started_at.format("%Y-%m-%d %H:%M:%S UTC"))
+            }
+            Self::JustRenewed => f.write_str("a run that has just renewed its lease"),
+            Self::Illegible(name) => write!(f, "whoever wrote {name}"),
+        }
+    }
+}
+
+/// A live lease on the directory that holds `entries`: it belongs to a run that may still be alive.
 ///
 /// Errs on the side of life: a lease that vanishes while it is read was renewed or released just now, and one that
 /// cannot be understood counts from when it was stored.
-pub fn live_holder(
+pub fn live(
     storage: &dyn Storage,
     directory: &str,
     entries: &[Entry],
     now: DateTime<Utc>,
     observer: &Observer<'_>,
-) -> storage::Result<Option<String>> {
+) -> storage::Result<Option<Live>> {
     // Where one has died between writing a lease and deleting the one before, both say the same.
     for entry in entries.iter().filter(|entry| layout::is_lease(&entry.name) && entry.size_bytes().is_some())
     {
         let mut text = String::new();
         match storage.open(&storage::join(directory, &entry.name)) {
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                return Ok(Some("a run that has just renewed its lease".to_owned()));
-            }
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Some(Live::JustRenewed)),
             // Another user's, as root's.
             Err(error) if error.kind == ErrorKind::Denied => {}
             Err(error) => return Err(error),
             Ok(object) => drop(object.take(SIZE_MAX_BYTES).read_to_string(&mut text)),
         }
         match toml::from_str::<Lease>(&text).ok() {
-            Some(lease) if lease.is_live(now, observer) => {
-                let Lease { holder: Holder { host, pid, .. }, started_at, .. } = lease;
-                let since = started_at.format("%Y-%m-%d %H:%M:%S UTC");
-                return Ok(Some(format!("process {pid} on {host} since {since}")));
-            }
+            Some(lease) if lease.is_live(now, observer) => return Ok(Some(Live::Held(lease))),
             None if now < entry.modified_at + LIFETIME => {
-                return Ok(Some(format!("whoever wrote {}", entry.name)));
+                return Ok(Some(Live::Illegible(entry.name.clone())));
             }
             _ => {}
         }
     }
     Ok(None)
-}
-
-/// Whether the backup directory that holds `entries` belongs to a run that may still be alive.
-pub fn is_in_progress(
-    storage: &dyn Storage,
-    directory: &str,
-    entries: &[Entry],
-    now: DateTime<Utc>,
-    observer: &Observer<'_>,
-) -> storage::Result<bool> {
-    live_holder(storage, directory, entries, now, observer).map(|holder| holder.is_some())
 }
 
 #[cfg(test)]
@@ -211,7 +218,7 @@ mod tests {
 
     fn in_progress(storage: &Memory, now: DateTime<Utc>, observer: &Observer<'_>) -> bool {
         let entries = storage.list("d").unwrap();
-        is_in_progress(storage, "d", &entries, now, observer).unwrap()
+        live(storage, "d", &entries, now, observer).unwrap().is_some()
     }
 
     #[test]
@@ -262,7 +269,8 @@ mod tests {
         assert_eq!(names(), ["lease-there.x-1-7-0003.toml"]);
         let nobody_runs = Observer { holder: holder("here", 1), is_running: &|_| false };
         let entries = storage.list("d").unwrap();
-        let live = live_holder(&storage, "d", &entries, start + LIFETIME, &nobody_runs).unwrap();
+        let live = super::live(&storage, "d", &entries, start + LIFETIME, &nobody_runs).unwrap();
+        let live = live.map(|live| live.to_string());
         assert_eq!(live.as_deref(), Some("process 7 on th/e re.x-1 since 1970-01-01 00:00:00 UTC"));
         reader.release(&storage).unwrap();
         assert!(storage.keys().is_empty());

@@ -108,14 +108,19 @@ impl Repository {
         Error::Damaged { repository: self.name.clone(), key: key.to_owned(), reason: reason.to_string() }
     }
 
+    /// Opens any object for reading.
+    pub fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
+        match self.storage.open(key) {
+            Err(error) if error.kind == storage::ErrorKind::NotFound => {
+                Err(Error::Missing { repository: self.name.clone(), key: key.to_owned() })
+            }
+            opened => Ok(opened?),
+        }
+    }
+
     /// Reads an object that is small by its nature, whole. A larger one than `size_max_bytes` is damage.
     fn read_small(&self, key: &str, size_max_bytes: u64) -> Result<Vec<u8>> {
-        let object = match self.storage.open(key) {
-            Err(error) if error.kind == storage::ErrorKind::NotFound => {
-                return Err(Error::Missing { repository: self.name.clone(), key: key.to_owned() });
-            }
-            opened => opened?,
-        };
+        let object = self.open(key)?;
         let mut bytes = Vec::new();
         let read = object.take(size_max_bytes + 1).read_to_end(&mut bytes);
         read.map_err(|error| storage::Error::from_io("read", key, &self.storage, error))?;

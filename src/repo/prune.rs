@@ -109,7 +109,8 @@ impl Repository {
         for (name, directory) in directories {
             let key = layout::backup_directory(name);
             let entries = self.storage().list(&key)?;
-            let holder = lease::live_holder(self.storage(), &key, &entries, now, observer)?;
+            let holder = lease::live(self.storage(), &key, &entries, now, observer)?;
+            let holder = holder.map(|live| live.to_string());
             survey.take_in(name, &directory, &entries, holder);
         }
         survey.wal.sort_by(|one, other| order(one).cmp(&order(other)));
@@ -126,8 +127,8 @@ impl Repository {
         let (storage, directory) = (self.storage(), layout::backup_directory(name));
         let look = || -> Result<(Vec<Entry>, Option<String>)> {
             let entries = storage.list(&directory)?;
-            let holder = lease::live_holder(storage, &directory, &entries, now, observer)?;
-            Ok((entries, holder))
+            let holder = lease::live(storage, &directory, &entries, now, observer)?;
+            Ok((entries, holder.map(|live| live.to_string())))
         };
         let (entries, holder) = look()?;
         if let Some(holder) = holder {
@@ -158,8 +159,8 @@ impl Repository {
             return Ok(Deletion::Done);
         };
         let entries = storage.list(directory)?;
-        if let Some(holder) = lease::live_holder(storage, directory, &entries, now, observer)? {
-            return Ok(Deletion::InUse(holder));
+        if let Some(live) = lease::live(storage, directory, &entries, now, observer)? {
+            return Ok(Deletion::InUse(live.to_string()));
         }
         if entries.iter().any(|entry| entry.name == layout::RECORD) {
             return Ok(Deletion::InUse("whoever has recorded it just now".to_owned()));

@@ -151,12 +151,7 @@ impl Repository {
     ) -> Result<Copied> {
         let Original { system, name, codec } = original;
         let key = layout::wal_file(system, name, codec);
-        let object = match self.storage().open(&key) {
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                return Err(Error::Missing { repository: self.name().to_owned(), key });
-            }
-            opened => opened?,
-        };
+        let object = self.open(&key)?;
         let lanes = destinations.iter().map(|destination| Lane::begin(destination, &key));
         let mut tee = Tee { object, lanes: lanes.collect(), stored_bytes: 0, inspector, stopped: None };
         let read = Content::read(&mut tee, codec, workers);

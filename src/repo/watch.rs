@@ -1,25 +1,20 @@
 //! What `status` looks at beside the catalog: backups in progress, and when single objects were stored.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use chrono::{DateTime, Utc};
 
-use super::lease::{self, Lease, Observer};
+use super::lease::{self, Lease, Live, Observer};
 use super::wal_copy::LogDirectory;
 use super::{Repository, Result, layout};
 use crate::catalog::{BackupName, Catalog};
 use crate::pg::{SystemIdentifier, WalFileName};
-use crate::storage::{self, Entry};
-
-/// A lease is a handful of short lines.
-const LEASE_SIZE_MAX_BYTES: u64 = 16 << 10;
 
 /// A backup that a run somewhere is writing into this repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InProgress {
     pub backup: BackupName,
-    /// `None` when it was renewed or released while it was read.
+    /// `None` when it was renewed or released while it was read, or cannot be understood.
     pub lease: Option<Lease>,
 }
 
@@ -41,20 +36,13 @@ impl Repository {
             }
             let directory = layout::backup_directory(backup);
             let entries = self.storage().list(&directory)?;
-            if lease::is_in_progress(self.storage(), &directory, &entries, now, observer)? {
-                in_progress.push(InProgress { backup, lease: self.newest_lease(&directory, &entries) });
-            }
+            in_progress.extend(match lease::live(self.storage(), &directory, &entries, now, observer)? {
+                Some(Live::Held(lease)) => Some(InProgress { backup, lease: Some(lease) }),
+                Some(Live::JustRenewed | Live::Illegible(_)) => Some(InProgress { backup, lease: None }),
+                None => None,
+            });
         }
         Ok(in_progress)
-    }
-
-    fn newest_lease(&self, directory: &str, entries: &[Entry]) -> Option<Lease> {
-        let leases = entries.iter().filter(|entry| layout::is_lease(&entry.name));
-        let newest = leases.max_by_key(|entry| (entry.name.len(), &entry.name))?;
-        let mut text = String::new();
-        let object = self.storage().open(&storage::join(directory, &newest.name)).ok()?;
-        object.take(LEASE_SIZE_MAX_BYTES).read_to_string(&mut text).ok()?;
-        toml::from_str(&text).ok()
     }
 
     /// When a backup's record was stored, by the clock of the machine that holds it; `None` where there is none.

@@ -365,13 +365,7 @@ fn a_standby_can_be_backed_up_in_the_primary_s_stead() {
     let mut site = site!();
     site.cluster().sql("CREATE TABLE t AS SELECT 7 AS seven");
     site.pgbak("base-backup").succeeds();
-    let mut standby = site.restore_standby();
-    standby.stop();
-    standby.set("primary_conninfo", &site.cluster().connection("postgres"));
-    standby.start();
-    wait_until("the standby to stream", || {
-        site.cluster().sql("SELECT count(*) FROM pg_stat_replication") == "1"
-    });
+    let standby = site.restore_streaming_standby();
     site.change_config(&site.cluster().connection("postgres"), &standby.connection("postgres"));
     site.pgbak("base-backup").succeeds();
     let backup = site.repository().backups().pop().unwrap();

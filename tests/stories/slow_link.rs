@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use crate::pair;
-use crate::support::{Pair, wait_until};
+use crate::support::{Pair, Running, wait_until};
 
 /// More than the queue before a slow repository holds, and hardly to be compressed.
 const BALLAST: &str = "
@@ -33,9 +33,8 @@ fn same_files(pair: &Pair, backup: &str) {
     assert!(read(&pair.local().backup(backup)) == read(&pair.remote().backup(backup)), "byte for byte");
 }
 
-#[test]
-fn a_slow_link_does_not_hold_the_local_copy_up_and_has_it_all_in_the_end() {
-    let pair = pair!(Shell);
+/// A backup that is whole in the local repository, and still on its way to the remote one.
+fn back_up_over_a_slow_link(pair: &Pair) -> Running {
     pair.site.cluster().sql(BALLAST);
     pair.proxy.throttle(SLOW_BYTES_PER_SECOND);
     let mut running = pair.site.call("base-backup").start();
@@ -43,6 +42,13 @@ fn a_slow_link_does_not_hold_the_local_copy_up_and_has_it_all_in_the_end() {
         assert!(!running.has_ended(), "it ended: {}", running.stderr_so_far());
         pair.local().backups().len() == 1
     });
+    running
+}
+
+#[test]
+fn a_slow_link_does_not_hold_the_local_copy_up_and_has_it_all_in_the_end() {
+    let pair = pair!(Shell);
+    let running = back_up_over_a_slow_link(&pair);
     let backup = pair.local().the_backup();
     let size_bytes: u64 = fs::metadata(pair.local().backup(&backup).join("base.tar.zst")).unwrap().len();
     assert!(pair.proxy.uploaded_bytes() < size_bytes / 2, "the link was not slow enough to tell");
@@ -57,13 +63,7 @@ fn a_slow_link_does_not_hold_the_local_copy_up_and_has_it_all_in_the_end() {
 #[test]
 fn a_backup_whose_remote_half_was_interrupted_is_copied_later() {
     let pair = pair!(Chrooted);
-    pair.site.cluster().sql(BALLAST);
-    pair.proxy.throttle(SLOW_BYTES_PER_SECOND);
-    let mut running = pair.site.call("base-backup").start();
-    wait_until("the local backup", || {
-        assert!(!running.has_ended(), "it ended: {}", running.stderr_so_far());
-        pair.local().backups().len() == 1
-    });
+    let running = back_up_over_a_slow_link(&pair);
     running.signal(Signal::TERM);
     running.finish().exits(143);
     assert_eq!((pair.local().backups().len(), pair.remote().backups().len()), (1, 0));

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::site;
-use crate::support::{Cluster, Repository, Site, wait_until};
+use crate::support::{Cluster, Repository, Site};
 
 /// Everything that a cluster may have: tablespaces, large segments, compressed full-page images.
 fn rich_site() -> Option<Site> {
@@ -85,13 +85,7 @@ fn a_standby_is_backed_up_as_a_primary_is() {
     let site = site!();
     site.cluster().sql("CREATE TABLE orders AS SELECT 1 AS id, 'one' AS item");
     site.pgbak("base-backup").succeeds();
-    let mut standby = site.restore_standby();
-    standby.stop();
-    standby.set("primary_conninfo", &site.cluster().connection("postgres"));
-    standby.start();
-    wait_until("the standby to stream", || {
-        site.cluster().sql("SELECT count(*) FROM pg_stat_replication") == "1"
-    });
+    let standby = site.restore_streaming_standby();
     site.change_config(&site.cluster().connection("postgres"), &standby.connection("postgres"));
     site.pgbak("base-backup").succeeds();
     assert_eq!(site.repository().backups().len(), 2);

@@ -177,6 +177,18 @@ impl Site {
         standby
     }
 
+    /// The same, and it streams from the site's cluster.
+    pub fn restore_streaming_standby(&self) -> Cluster {
+        let mut standby = self.restore_standby();
+        standby.stop();
+        standby.set("primary_conninfo", &self.cluster.connection("postgres"));
+        standby.start();
+        wait_until("the standby to stream", || {
+            self.cluster.sql("SELECT count(*) FROM pg_stat_replication") == "1"
+        });
+        standby
+    }
+
     /// A cluster in a restored directory, not started: with a socket of its own, and kept from archiving.
     pub fn restored_in(&self, directory: &Path) -> Cluster {
         let sockets = make_directory(&self.fresh("s"), &self.identity);

@@ -97,7 +97,7 @@ fn sweep(repository: &Repository, observer: &Observer<'_>, now: DateTime<Utc>) -
         let directory = storage::join(layout::BASE_BACKUPS, &entry.name);
         let files = storage.list(&directory)?;
         let recorded = files.iter().any(|file| file.name == layout::RECORD);
-        if recorded || lease::is_in_progress(storage, &directory, &files, now, observer)? {
+        if recorded || lease::live(storage, &directory, &files, now, observer)?.is_some() {
             continue;
         }
         tracing::info!("deleting the unfinished {} from repository {}", entry.name, repository.name());
