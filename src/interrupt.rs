@@ -23,6 +23,11 @@ impl Interrupt {
         Arc::clone(&self.0)
     }
 
+    /// Does what the arrival of this signal does.
+    pub fn raise(&self, signal: usize) {
+        self.0.store(signal, Ordering::Relaxed);
+    }
+
     pub fn check(&self) -> Result<(), Interrupted> {
         match self.0.load(Ordering::Relaxed) {
             0 => Ok(()),

@@ -17,6 +17,7 @@ mod stories {
     mod slow_link;
     mod ssh;
     mod status;
+    mod stream;
     mod verify;
     mod versions;
     mod wal_sync;

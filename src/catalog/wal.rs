@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use crate::pg::history::{Span, TimelineHistory};
-use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
+use crate::pg::{Lsn, SegmentName, SegmentPart, SegmentSize, Timeline, WalFileName};
 
 /// The WAL of one system identifier. All its segments have one size.
 #[derive(Debug, Clone)]
@@ -27,7 +27,9 @@ pub struct WalArchive {
     segment_size: SegmentSize,
     /// By the number of the first segment; neighbours never touch.
     intervals: BTreeMap<Timeline, BTreeMap<u64, Interval>>,
+    /// Parts of one segment are counted together.
     partials: BTreeMap<SegmentName, StoredAs>,
+    parts: BTreeMap<SegmentName, BTreeMap<SegmentPart, StoredAs>>,
     histories: BTreeMap<Timeline, Result<TimelineHistory, String>>,
     backup_notes: BTreeSet<String>,
     misfits: BTreeSet<String>,
@@ -75,6 +77,16 @@ pub struct CoverageEnd {
     /// An older timeline's segment that PostgreSQL would take for the missing one. The history shares it only up
     /// to `lsn`.
     pub stray: Option<SegmentName>,
+    /// The segment that is missing, or an older timeline's in its place, if its beginning is there in parts and was
+    /// counted: with nothing behind it, `wal-fetch` fills it up with zeros.
+    pub tip: Option<SegmentName>,
+}
+
+/// The end of WAL that was stored, perhaps in the middle of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tip {
+    pub lsn: Lsn,
+    pub stored_at: DateTime<Utc>,
 }
 
 impl Interval {
@@ -93,6 +105,7 @@ impl WalArchive {
             segment_size,
             intervals: BTreeMap::new(),
             partials: BTreeMap::new(),
+            parts: BTreeMap::new(),
             histories: BTreeMap::new(),
             backup_notes: BTreeSet::new(),
             misfits: BTreeSet::new(),
@@ -115,8 +128,17 @@ impl WalArchive {
         match (name, segment) {
             (_, None) => drop(self.misfits.insert(name.to_string())),
             (WalFileName::Segment(_), Some(segment)) => self.add_segment(segment, stored),
-            (WalFileName::Partial(_), Some(segment)) => drop(self.partials.insert(segment, stored)),
+            (WalFileName::Partial(_), Some(segment)) => self.add_partial(segment, name.part(), stored),
             (_, Some(_)) => drop(self.backup_notes.insert(name.to_string())),
+        }
+    }
+
+    fn add_partial(&mut self, segment: SegmentName, part: Option<SegmentPart>, stored: StoredAs) {
+        let partial = self.partials.entry(segment).or_insert(StoredAs { size_bytes: 0, ..stored });
+        partial.size_bytes = partial.size_bytes.saturating_add(stored.size_bytes);
+        partial.stored_at = partial.stored_at.max(stored.stored_at);
+        if let Some(part) = part.filter(|part| part.end <= self.segment_size.bytes()) {
+            self.parts.entry(segment).or_default().insert(part, stored);
         }
     }
 
@@ -273,6 +295,26 @@ impl WalArchive {
         &self.partials
     }
 
+    /// How much of the beginning of `segment` is there in parts.
+    pub fn tip(&self, segment: SegmentName) -> Option<Tip> {
+        let parts = self.parts.get(&segment)?;
+        let beginning = SegmentPart::beginning(parts.keys().copied());
+        let end = beginning.last()?.end;
+        let stored_at = beginning.iter().map(|part| parts[part].stored_at).max()?;
+        Some(Tip { lsn: segment.start(self.segment_size) + end, stored_at })
+    }
+
+    /// Where the WAL of `timeline` ends that was stored: behind its last segment, or behind what is there of the next.
+    pub fn end_of_timeline(&self, timeline: Timeline) -> Option<Tip> {
+        let whole = self.intervals(timeline).next_back().map(|interval| Tip {
+            lsn: self.end_of(interval.last.number),
+            stored_at: interval.last_stored_at,
+        });
+        let parts = self.parts.keys().filter(|segment| segment.timeline == timeline);
+        let tips = parts.filter_map(|segment| self.tip(*segment));
+        tips.chain(whole).max_by_key(|tip| (tip.lsn, tip.stored_at))
+    }
+
     /// The timelines that have a history file, and what it says, or why it cannot be read.
     pub fn histories(&self) -> &BTreeMap<Timeline, Result<TimelineHistory, String>> {
         &self.histories
@@ -299,6 +341,7 @@ impl WalArchive {
             missing: self.asked_for_first(number, history),
             later: None,
             stray: None,
+            tip: None,
         };
         while let Some((span, interval)) = self.first_found(number, oldest, history) {
             let taken_over = history.spans().find(|next| next.timeline > span.timeline);
@@ -318,7 +361,34 @@ impl WalArchive {
             end.missing = self.asked_for_first(number, history);
         }
         end.later = self.first_behind(end.missing.number, history);
+        if end.stray.is_none() && end.later.is_none() {
+            self.add_tip(&mut end, number, oldest, history);
+        }
         end
+    }
+
+    /// Counts what is there in parts of segment `number`, of the timeline whose parts PostgreSQL would be given.
+    fn add_tip(&self, end: &mut CoverageEnd, number: u64, oldest: Timeline, history: &TimelineHistory) {
+        let candidates = history.spans().rev().filter(|span| self.number_at(span.begin) <= number);
+        let candidates = candidates.take_while(|span| span.timeline >= oldest);
+        let found = |span: Span| {
+            let segment = SegmentName { timeline: span.timeline, number };
+            Some((span, segment, self.tip(segment)?))
+        };
+        let Some((span, segment, tip)) = candidates.into_iter().find_map(found) else { return };
+        let taken_over =
+            history.spans().any(|next| next.timeline > span.timeline && self.number_at(next.begin) <= number);
+        match span.end.filter(|switch_lsn| taken_over && *switch_lsn < tip.lsn) {
+            Some(switch_lsn) => {
+                end.lsn = switch_lsn.max(end.lsn);
+                (end.last, end.last_stored_at, end.stray) = (Some(segment), None, Some(segment));
+            }
+            None if tip.lsn > end.lsn => {
+                end.lsn = tip.lsn;
+                (end.last, end.last_stored_at, end.tip) = (Some(segment), Some(tip.stored_at), Some(segment));
+            }
+            None => {}
+        }
     }
 
     /// The first segment behind `number` that is on `history`, whole or partial.

@@ -11,7 +11,7 @@ use super::systemd::Systemd;
 use super::time::Zone;
 use super::units;
 use crate::ops;
-use crate::ops::wal_sync::{self, Finding, Missing, Report, RepositoryReport};
+use crate::ops::wal_sync::{self, Finding, Missing, Report, RepositoryReport, StreamReport};
 
 /// Between two rounds, unless something else is said.
 const INTERVAL_DEFAULT_SECONDS: u32 = 60;
@@ -20,16 +20,21 @@ const INTERVAL_VARIABLE: &str = "WAL_SYNC_INTERVAL";
 
 /// Bring every repository up to date with the WAL
 ///
-/// Collects what archive_command has put into wal.directory, if wal.source is "directory", and copies between the
-/// repositories until each has every segment and every history. What is copied is checked on the way. Nothing is
-/// ever deleted, and the server need not run.
+/// Collects what archive_command has put into wal.directory, if wal.source is "directory"; receives what the server
+/// has written up to now, if it is "stream", through a replication slot that it makes; and copies between the
+/// repositories until each has every segment and every history. What is copied is checked on the way, and the server
+/// need not run for that.
+///
+/// The segment that the server is still writing is streamed, too, and stored in parts, which go when the segment is
+/// whole. With --follow, what is committed is durable in the repositories of wal.push_to a few milliseconds later, and
+/// only that is confirmed to the server: pgbak can be a synchronous standby, by the name in application_name.
 ///
 /// A file that is still being copied into the directory is left for the next run. A repository that fails does not
 /// stop the others; the next run brings it up to date.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = help())]
 pub struct WalSync {
-    /// Go on until interrupted, and report each round that did something or found something new
+    /// Go on until interrupted, stream all the time, and report each round that did something or found something new
     #[arg(long)]
     follow: bool,
 
@@ -169,6 +174,12 @@ fn render(report: &Report, _zone: &dyn Zone) -> String {
     if report.files_copied() == 0 && !report.has_findings() {
         text.push_str("every repository is up to date\n");
     }
+    if let Some(StreamReport { durable_lsn: Some(lsn), timeline: Some(timeline), segments_stored, .. }) =
+        &report.stream
+    {
+        let segments = units::count(*segments_stored, "segment");
+        text.push_str(&format!("streamed: up to {lsn} on timeline {timeline}, {segments} finished\n"));
+    }
     for repository in &report.repositories {
         if repository.files_copied > 0 {
             text.push_str(&format!("{}: {}\n", repository.name, copied(repository)));
@@ -259,6 +270,7 @@ mod tests {
             started_at: DateTime::parse_from_rfc3339("2026-11-22T02:00:00Z").unwrap().into(),
             duration_seconds: 0.5,
             source: "push",
+            stream: None,
             repositories,
             waiting: vec![],
             findings: vec![],

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::pg::control_file::ControlFileError;
-use crate::pg::{Lsn, SystemIdentifier};
+use crate::pg::{Lsn, SystemIdentifier, Timeline};
 use crate::{interrupt, plan, repo, server, storage};
 
 /// Messages are lower case, without a final period, and name the thing that failed. What to do about it is in
@@ -44,6 +44,18 @@ pub enum Error {
 
     #[error("another {command} is at work: {holder}")]
     Locked { command: &'static str, holder: String },
+
+    #[error("replication slot \"{slot}\" is another's: {reason}")]
+    SlotInUse { slot: String, reason: String },
+
+    #[error("what the server sent as {name} is not that: {reason}")]
+    UnsoundWal { name: String, reason: String },
+
+    #[error(
+        "the server's WAL ends at {server_end} on timeline {timeline}, but {repository} has WAL of that timeline up to \
+         {stored_end}"
+    )]
+    WalWentBack { repository: String, timeline: Timeline, server_end: Lsn, stored_end: Lsn },
 
     #[error("what the server sent is not a sound backup: {reason}")]
     UnsoundStream { reason: String },
@@ -93,6 +105,19 @@ impl Error {
             Self::NotPruned { source, .. } => return source.hint(),
             Self::NonePruned { hint, .. } => return hint.clone(),
             Self::Locked { .. } => "Wait for it to end; the lock goes with the process.".into(),
+            Self::SlotInUse { slot, .. } => format!(
+                "Only one `wal-sync` streams from a slot. `SELECT active_pid FROM pg_replication_slots WHERE slot_name = \
+                 '{slot}';` shows whose it is; another cluster's or place's configuration needs its own `slot` in [wal]."
+            ),
+            Self::UnsoundWal { .. } => {
+                "Nothing of it was stored. Look for what stands between pgbak and the server, and at the server's disk."
+                    .into()
+            }
+            Self::WalWentBack { .. } => {
+                "Was the server put back to an older state without a promotion, as from a snapshot? Then give it \
+                 repositories of its own and take a base backup. A standby that lags catches up by itself."
+                    .into()
+            }
             Self::UnsoundStream { .. } => {
                 "Nothing was recorded. Run the backup again; if it fails again, check the server's disks."
                     .into()
@@ -141,7 +166,7 @@ impl Error {
                 error.interrupted().map_or(1, |interrupted| 128 + interrupted.signal as u8)
             }
             Self::Connection(_) | Self::UnknownRepository { .. } | Self::Usage { .. } => 2,
-            Self::Locked { .. } => 4,
+            Self::Locked { .. } | Self::SlotInUse { .. } => 4,
             _ => 1,
         }
     }

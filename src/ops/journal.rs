@@ -6,14 +6,13 @@
 //! known. Commands do not depend on any of this: where it cannot be written, they work as well.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::process::{make_private_directory, pid_scope};
+use super::process::{make_private_directory, pid_scope, replace_file};
 use super::{Context, Error};
 
 /// A run is a few lines; what is longer is none.
@@ -140,17 +139,10 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
     toml::from_str(&text).ok()
 }
 
-/// Writes a file whole, or not at all.
 fn replace(path: &Path, content: &impl Serialize) -> Result<(), Error> {
-    let temporary = path.with_added_extension("new");
-    let write = || -> io::Result<()> {
-        let text = toml::to_string(content).map_err(io::Error::other)?;
-        let mut options = File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
+    let text = toml::to_string(content).map_err(io::Error::other);
+    let text = text.map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })?;
+    replace_file(path, text.as_bytes())
 }
 
 #[cfg(test)]

@@ -47,6 +47,19 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// The same, but that nothing heeds any other interrupt than this one.
+    fn heeding<'b>(&'b self, interrupt: &'b Interrupt) -> Context<'b> {
+        Context {
+            config: self.config,
+            environment: self.environment,
+            clock: self.clock,
+            interrupt,
+            meter: self.meter,
+            program: self.program.clone(),
+            state_directory: self.state_directory.clone(),
+        }
+    }
+
     /// The threads that compress, decompress and check.
     fn workers(&self) -> Result<Arc<Workers>, Error> {
         let workers = Workers::new(self.config.backup.workers);

@@ -124,6 +124,17 @@ pub fn make_private_directory(path: &Path) -> Result<(), Error> {
     made.map_err(|source| Error::Io { action: "create the directory", path: path.to_owned(), source })
 }
 
+/// Replaces a file of the state directory, whole or not at all; it is for the owner alone from its first moment. It need
+/// not survive a crash of the machine.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let directory = path.parent().expect("a file of the state directory lies in a directory");
+    let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(io)?;
+    file.write_all(content).map_err(io)?;
+    file.persist(path).map_err(|error| io(error.error))?;
+    Ok(())
+}
+
 fn private_file(path: &PathBuf) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)

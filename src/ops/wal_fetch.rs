@@ -4,12 +4,15 @@
 //! [`Outcome::EndOfArchive`] is said only when every repository was read and has neither the file nor any later one
 //! of its timeline; all else is an error, on which PostgreSQL stops.
 //!
+//! The segment that the server was still writing may be there in parts only. At the end of the archive, when nobody has
+//! it whole and nothing later, it is put together and filled up with zeros; PostgreSQL reads it up to its last record.
+//!
 //! A file is written beside its destination, checked there, and renamed into place, so that PostgreSQL never sees
 //! one that is half or wrong. While recovery replays it, a process of our own fetches the next segments into the
 //! state directory, checked in the same way; a later call only moves one into place.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,16 +20,19 @@ use std::sync::Arc;
 
 use super::process::make_private_directory;
 use super::{Context, Error, wal_file};
-use crate::pg::{SystemIdentifier, WalFileName};
+use crate::pg::wal_page::LongHeader;
+use crate::pg::{SegmentPart, SystemIdentifier, WalFileName};
 use crate::pipe::Workers;
-use crate::repo::Repository;
 use crate::repo::wal::{FILE_SIZE_MAX_BYTES, Missing};
+use crate::repo::{self, Repository};
 use crate::storage::Patience;
 
 /// How many segments are kept ready, and at most how many bytes of them.
 const AHEAD_SEGMENTS: u64 = 8;
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
+/// How often the parts of the tip are looked for when they go while they are read.
+const TIP_ATTEMPTS: u32 = 5;
 
 #[derive(Debug)]
 pub struct Request {
@@ -62,7 +68,7 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Outcome, Error> {
     let ahead = Ahead::of(context, fetch.system);
     // A state directory that others can write to is no place to take WAL from.
     let is_ready = context.make_state_directory().is_ok() && ahead.take(&fetch.name, &destination);
-    if is_ready || fetch.to(&destination)? {
+    if is_ready || fetch.to_or_tip(&destination)? {
         if request.fetch_ahead {
             ahead.start(context, request, &fetch);
         }
@@ -150,6 +156,75 @@ impl<'a> Fetch<'a> {
         }
     }
 
+    /// The same; and where nobody has the segment nor anything later, what there is of its beginning.
+    fn to_or_tip(&self, destination: &Path) -> Result<bool, Error> {
+        let mut attempts = 0;
+        loop {
+            if self.to(destination)? {
+                return Ok(true);
+            }
+            match self.tip_to(destination) {
+                // While streaming goes on, parts become one, and then the whole segment.
+                Err(Error::Repository(repo::Error::Missing { .. })) if attempts < TIP_ATTEMPTS => {
+                    attempts += 1
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Puts the segment together from the parts of the repository that has most of it; `false` where there are none.
+    /// Nobody has it whole, nor anything later.
+    fn tip_to(&self, destination: &Path) -> Result<bool, Error> {
+        let WalFileName::Segment(segment) = &self.name else { return Ok(false) };
+        let mut tips = Vec::new();
+        for repository in &self.repositories {
+            let parts = repository.parts(self.system, segment)?;
+            let beginning = SegmentPart::beginning(parts.keys().copied());
+            let reached = beginning.last().map_or(0, |last| last.end);
+            let beginning: Vec<_> = beginning.into_iter().map(|part| (part, parts[&part])).collect();
+            tips.push((reached, repository, beginning));
+        }
+        // The first of those that have most.
+        let Some((reached, repository, parts)) = tips.into_iter().rev().max_by_key(|(reached, ..)| *reached)
+        else {
+            return Ok(false);
+        };
+        if reached == 0 {
+            // What a promoted server archives of the segment in which it left the old timeline.
+            let name = WalFileName::Partial(format!("{segment}.partial"));
+            let partial = Fetch {
+                name,
+                repositories: self.repositories.clone(),
+                workers: Arc::clone(&self.workers),
+                ..*self
+            };
+            return partial.to(destination);
+        }
+        let damaged = |reason: String| {
+            let (repository, key) = (repository.name().to_owned(), format!("{segment}.partial"));
+            Error::from(repo::Error::Damaged { repository, key, reason })
+        };
+        let mut unchecked = Unchecked::beside(destination)?;
+        let mut beginning = Vec::new();
+        for (part, codec) in parts {
+            let object = repository.open_part(self.system, segment, (part, codec), &self.workers)?;
+            let first = unchecked.fill_part(part, object, &damaged)?;
+            if part.begin == 0 {
+                beginning = first;
+            }
+        }
+        let header = LongHeader::parse(&beginning).map_err(|error| damaged(error.to_string()))?;
+        unchecked.fill_up(header.segment_size.bytes(), &damaged)?;
+        beginning.resize(beginning.len().max(header.page_bytes as usize), 0);
+        self.check(&beginning, unchecked.size_bytes).map_err(damaged)?;
+        unchecked.publish(destination)?;
+        tracing::info!(
+            "{segment} is the end of the archive: its first {reached} bytes, filled up with zeros"
+        );
+        Ok(true)
+    }
+
     fn from(&self, repository: &Repository, destination: &Path) -> Result<bool, Error> {
         let Some((key, object)) = repository.open_wal(self.system, &self.name, &self.workers)? else {
             return match repository.missing_wal(self.system, &self.name)? {
@@ -162,7 +237,7 @@ impl<'a> Fetch<'a> {
         };
         let damaged = |reason: String| {
             let repository = repository.name().to_owned();
-            Error::from(crate::repo::Error::Damaged { repository, key: key.clone(), reason })
+            Error::from(repo::Error::Damaged { repository, key: key.clone(), reason })
         };
         let mut unchecked = Unchecked::beside(destination)?;
         let first = unchecked.fill(object, &damaged)?;
@@ -197,6 +272,34 @@ impl Unchecked {
         let created = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let file = created.map_err(|source| Error::Io { action: "create", path: path.clone(), source })?;
         Ok(Self { path, file, size_bytes: 0 })
+    }
+
+    /// Writes what `object` gives where it belongs, and returns how it begins.
+    fn fill_part(
+        &mut self,
+        part: SegmentPart,
+        object: impl Read,
+        damaged: &dyn Fn(String) -> Error,
+    ) -> Result<Vec<u8>, Error> {
+        let seek = self.file.seek(SeekFrom::Start(part.begin));
+        seek.map_err(|source| Error::Io { action: "write", path: self.path.clone(), source })?;
+        self.size_bytes = part.begin;
+        let first = self.fill(object, damaged)?;
+        match self.size_bytes == part.end {
+            true => Ok(first),
+            false => Err(damaged(format!("its part up to {} ends at {}", part.end, self.size_bytes))),
+        }
+    }
+
+    /// Fills up with zeros to `size_bytes`.
+    fn fill_up(&mut self, size_bytes: u64, damaged: &dyn Fn(String) -> Error) -> Result<(), Error> {
+        if self.size_bytes > size_bytes {
+            return Err(damaged(format!("it has {} bytes, more than a segment", self.size_bytes)));
+        }
+        let extended = self.file.set_len(size_bytes);
+        extended.map_err(|source| Error::Io { action: "extend", path: self.path.clone(), source })?;
+        self.size_bytes = size_bytes;
+        Ok(())
     }
 
     /// Writes what `object` gives, and returns how it begins.

@@ -2,8 +2,8 @@
 
 use super::Error;
 use crate::pg::history::TimelineHistory;
-use crate::pg::wal_page::{self, Expected, LongHeader, Mismatch};
-use crate::pg::{SystemIdentifier, WalFileName};
+use crate::pg::wal_page::{self, Expected, LONG_HEADER_BYTES, LongHeader, Mismatch};
+use crate::pg::{SegmentPart, SystemIdentifier, WalFileName};
 use crate::repo::Repository;
 
 /// How much of a file's beginning [`check`] looks at: a segment's first page, or all of a history or backup note.
@@ -18,6 +18,9 @@ pub enum WrongContent {
     #[error("it says that its segments have {segment_bytes} bytes, and then there is none of this name")]
     NameOutOfRange { segment_bytes: u64 },
 
+    #[error("expected bytes {} to {} of a segment, found {size_bytes} bytes", part.begin, part.end)]
+    OtherPart { part: SegmentPart, size_bytes: u64 },
+
     #[error("expected a few lines of text, found {size_bytes} bytes")]
     NotALine { size_bytes: u64 },
 
@@ -31,6 +34,9 @@ pub fn check(
     beginning: &[u8],
     size_bytes: u64,
 ) -> Result<Option<SystemIdentifier>, WrongContent> {
+    if let Some(part) = name.part() {
+        return check_part(name, part, beginning, size_bytes);
+    }
     match name {
         WalFileName::Segment(_) | WalFileName::Partial(_) => {
             check_segment(name, beginning, size_bytes).map(|header| Some(header.system_identifier))
@@ -43,6 +49,30 @@ pub fn check(
         WalFileName::History(timeline) => Ok(TimelineHistory::parse(*timeline, beginning).map(|_| None)?),
         WalFileName::BackupNote(_) => Ok(None),
     }
+}
+
+/// Of a segment's parts only one that begins it can say whose it is, and whether it is what its name says.
+fn check_part(
+    name: &WalFileName,
+    part: SegmentPart,
+    beginning: &[u8],
+    size_bytes: u64,
+) -> Result<Option<SystemIdentifier>, WrongContent> {
+    if size_bytes != part.size_bytes() {
+        return Err(WrongContent::OtherPart { part, size_bytes });
+    }
+    if part.begin > 0 || size_bytes < LONG_HEADER_BYTES as u64 {
+        return Ok(None);
+    }
+    let header = LongHeader::parse(beginning)?;
+    let segment_bytes = header.segment_size.bytes();
+    if part.end > segment_bytes {
+        return Err(WrongContent::NameOutOfRange { segment_bytes });
+    }
+    let page_bytes = (header.page_bytes as usize).min(beginning.len());
+    let mut page = beginning[..page_bytes].to_vec();
+    page.resize(header.page_bytes as usize, 0);
+    check_segment(name, &page, segment_bytes).map(|header| Some(header.system_identifier))
 }
 
 fn check_segment(name: &WalFileName, beginning: &[u8], size_bytes: u64) -> Result<LongHeader, WrongContent> {

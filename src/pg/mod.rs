@@ -24,7 +24,7 @@ pub use lsn::Lsn;
 pub use segment::{SegmentName, SegmentSize};
 pub use server_version::ServerVersion;
 pub use timeline::Timeline;
-pub use wal_file_name::{SegmentPlace, WalFileName};
+pub use wal_file_name::{SegmentPart, SegmentPlace, WalFileName};
 
 /// Identifies a cluster for life: chosen by `initdb`, carried in `pg_control` and in every WAL segment's header.
 ///

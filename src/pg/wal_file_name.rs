@@ -8,17 +8,24 @@
 //! 000000010000000000000003.00000028.backup    a note that a base backup began at that offset of the segment
 //! 00000002.history                            how timeline 2 came to be
 //! ```
+//!
+//! A repository has one more kind of name, for the segment that the server is still writing:
+//!
+//! ```text
+//! 000000010000000000000003.partial.00000000-0001C000    its bytes from the first offset up to the second
+//! ```
 
 use std::fmt;
 
 use super::segment::is_segment_shaped;
 use super::{SegmentName, SegmentSize, Timeline};
 
-/// A name in `pg_wal` that may be archived. The segment's number is known only with the segment size, so the name
-/// is kept as text; see [`WalFileName::segment`].
+/// A name in `pg_wal` that may be archived, or that of a [`SegmentPart`]. The segment's number is known only with the
+/// segment size, so the name is kept as text; see [`WalFileName::segment`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WalFileName {
     Segment(String),
+    /// As PostgreSQL names it; or a part, as a repository does.
     Partial(String),
     BackupNote(String),
     History(Timeline),
@@ -28,6 +35,15 @@ pub enum WalFileName {
 /// LSNs do, whatever the segment size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentPlace(u64);
+
+/// A part of a segment: its bytes from offset `begin` up to, and without, `end`.
+///
+/// Parts of one segment may overlap; where they do, they hold the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentPart {
+    pub begin: u64,
+    pub end: u64,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -56,6 +72,28 @@ impl WalFileName {
         parse().ok_or_else(|| NotAWalFile(name.to_owned()))
     }
 
+    /// Parses the name of a file in a repository: what [`WalFileName::parse`] accepts, and that of a part.
+    pub fn parse_stored(name: &str) -> Result<Self, NotAWalFile> {
+        match part_of(name) {
+            Some(_) => Ok(Self::Partial(name.to_owned())),
+            None => Self::parse(name),
+        }
+    }
+
+    /// The name of a part of a segment.
+    pub fn of_part(segment: &str, part: SegmentPart) -> Self {
+        debug_assert!(is_segment_shaped(segment));
+        Self::Partial(format!("{segment}.partial.{:08X}-{:08X}", part.begin, part.end))
+    }
+
+    /// Which part of its segment this file holds, if it is one that a repository made.
+    pub fn part(&self) -> Option<SegmentPart> {
+        match self {
+            Self::Partial(name) => part_of(name),
+            Self::Segment(_) | Self::BackupNote(_) | Self::History(_) => None,
+        }
+    }
+
     pub fn timeline(&self) -> Timeline {
         match self {
             Self::Segment(name) | Self::Partial(name) | Self::BackupNote(name) => {
@@ -80,6 +118,35 @@ impl WalFileName {
         match self {
             Self::Segment(name) | Self::Partial(name) | Self::BackupNote(name) => place_of(name),
             Self::History(_) => None,
+        }
+    }
+}
+
+impl SegmentPart {
+    pub fn size_bytes(self) -> u64 {
+        self.end - self.begin
+    }
+
+    /// Whether all that `other` holds is in this one, too.
+    pub fn covers(self, other: Self) -> bool {
+        self.begin <= other.begin && other.end <= self.end
+    }
+
+    /// Those of `parts` to read, in order, for as much of the segment's beginning as they hold without a gap.
+    pub fn beginning(parts: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut parts: Vec<Self> = parts.into_iter().collect();
+        parts.sort_unstable();
+        let mut chosen: Vec<Self> = Vec::new();
+        let mut rest = &parts[..];
+        loop {
+            let reached = chosen.last().map_or(0, |last| last.end);
+            let within = rest.partition_point(|part| part.begin <= reached);
+            let longest = rest[..within].iter().max_by_key(|part| part.end);
+            match longest.filter(|part| part.end > reached) {
+                Some(&part) => chosen.push(part),
+                None => return chosen,
+            }
+            rest = &rest[within..];
         }
     }
 }
@@ -141,6 +208,19 @@ fn timeline_of(name: &str) -> Option<Timeline> {
     Timeline::new(u32::from_str_radix(digits, 16).ok()?)
 }
 
+/// `NAME.partial.BEGIN-END`, with 8 digits each.
+fn part_of(name: &str) -> Option<SegmentPart> {
+    let (segment, range) = name.split_once(".partial.")?;
+    segment_timeline(segment)?;
+    let (begin, end) = range.split_once('-')?;
+    let offset = |digits: &str| {
+        let is_offset = digits.len() == 8 && digits.bytes().all(is_digit);
+        is_offset.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+    };
+    let part = SegmentPart { begin: offset(begin)?, end: offset(end)? };
+    (part.begin < part.end).then_some(part)
+}
+
 fn place_of(name: &str) -> Option<SegmentPlace> {
     u64::from_str_radix(name.get(8..24)?, 16).ok().map(SegmentPlace)
 }
@@ -182,6 +262,42 @@ mod tests {
         assert_eq!(last.on(Timeline::FIRST).to_string(), "0000000100000002000000FF");
         let segment = SegmentName { timeline: Timeline::FIRST, number: 0x2FF };
         assert_eq!(segment.place(SegmentSize::DEFAULT), place("0000000100000002000000FF"));
+    }
+
+    #[test]
+    fn a_part_is_named_by_its_offsets_and_only_in_a_repository() {
+        let part = SegmentPart { begin: 0x1000, end: 0x4000_0000 };
+        let name = WalFileName::of_part("0000000100000002000000FF", part);
+        assert_eq!(name.to_string(), "0000000100000002000000FF.partial.00001000-40000000");
+        assert_eq!(WalFileName::parse_stored(&name.to_string()).as_ref(), Ok(&name));
+        assert_eq!(name.part(), Some(part));
+        assert!(WalFileName::parse(&name.to_string()).is_err(), "PostgreSQL has no such file");
+        assert_eq!(WalFileName::parse_stored("0000000100000002000000FF.partial").unwrap().part(), None);
+        for range in [
+            "",
+            "00001000",
+            "00001000-",
+            "00001000-00001000",
+            "00002000-00001000",
+            "1000-2000",
+            "0000100g-00002000",
+        ] {
+            let name = format!("0000000100000002000000FF.partial.{range}");
+            assert!(WalFileName::parse_stored(&name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_are_read_as_far_as_they_go_without_a_gap() {
+        let beginning = |parts: &[(u64, u64)]| -> Vec<(u64, u64)> {
+            let parts = parts.iter().map(|&(begin, end)| SegmentPart { begin, end });
+            SegmentPart::beginning(parts).into_iter().map(|part| (part.begin, part.end)).collect()
+        };
+        assert_eq!(beginning(&[]), []);
+        assert_eq!(beginning(&[(1, 5)]), []);
+        assert_eq!(beginning(&[(5, 9), (0, 5)]), [(0, 5), (5, 9)]);
+        assert_eq!(beginning(&[(0, 5), (0, 9), (5, 7), (9, 10)]), [(0, 9), (9, 10)]);
+        assert_eq!(beginning(&[(0, 5), (3, 9), (4, 8), (12, 20)]), [(0, 5), (3, 9)]);
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl WalFiles {
         match self {
             Self::Segments { first, .. } => Some(first.timeline),
             Self::Partial(segment) => Some(segment.timeline),
-            Self::Named(name) => WalFileName::parse(name).ok().map(|name| name.timeline()),
+            Self::Named(name) => WalFileName::parse_stored(name).ok().map(|name| name.timeline()),
         }
     }
 

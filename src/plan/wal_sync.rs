@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::retention::WalNeed;
-use crate::pg::{SegmentPlace, SegmentSize, Timeline, WalFileName};
+use crate::pg::{SegmentPart, SegmentPlace, SegmentSize, Timeline, WalFileName};
 
 /// A file that some repositories have and others lack. Repositories go by their number in the list given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,29 @@ pub fn gaps(timeline: Timeline, mut runs: Vec<Run>, size: SegmentSize) -> Vec<Ga
     gaps
 }
 
+/// The parts of segments that are of no more use, as another of these names holds all that they do.
+pub fn superseded<'a>(names: &BTreeSet<&'a WalFileName>) -> BTreeSet<&'a WalFileName> {
+    let mut parts: BTreeMap<&str, Vec<(SegmentPart, &'a WalFileName)>> = BTreeMap::new();
+    let mut whole: BTreeSet<&str> = BTreeSet::new();
+    for &name in names {
+        match (name, name.part()) {
+            (WalFileName::Partial(text), Some(part)) => {
+                parts.entry(&text[..24]).or_default().push((part, name))
+            }
+            (WalFileName::Segment(text), _) => drop(whole.insert(text)),
+            _ => {}
+        }
+    }
+    let of_segment = |(segment, parts): (&str, Vec<(SegmentPart, &'a WalFileName)>)| {
+        let is_whole = whole.contains(segment);
+        let is_covered =
+            |part: SegmentPart| parts.iter().any(|(other, _)| *other != part && other.covers(part));
+        let gone = parts.iter().filter(|(part, _)| is_whole || is_covered(*part));
+        gone.map(|(_, name)| *name).collect::<Vec<_>>()
+    };
+    parts.into_iter().flat_map(of_segment).collect()
+}
+
 /// Puts neighbours together.
 pub fn runs(places: impl IntoIterator<Item = SegmentPlace>, size: SegmentSize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
@@ -125,6 +148,23 @@ mod tests {
     fn since(number: u64) -> WalNeed {
         let size = SegmentSize::DEFAULT;
         WalNeed::since(segment(1, number).segment(size).unwrap(), size)
+    }
+
+    #[test]
+    fn a_part_is_of_use_until_a_longer_one_or_the_whole_segment_is_there() {
+        let names = [
+            "000000010000000000000003",
+            "000000010000000000000003.partial",
+            "000000010000000000000003.partial.00000000-00000010",
+            "000000010000000000000004.partial.00000000-00000010",
+            "000000010000000000000004.partial.00000000-00000020",
+            "000000010000000000000004.partial.00000010-00000020",
+            "000000010000000000000004.partial.00000018-00000030",
+            "000000020000000000000003.partial.00000000-00000010",
+        ]
+        .map(|text| WalFileName::parse_stored(text).unwrap());
+        let gone = superseded(&names.iter().collect());
+        assert_eq!(gone, [&names[2], &names[3], &names[5]].into());
     }
 
     fn place(number: u64) -> SegmentPlace {

@@ -10,6 +10,7 @@
 //!                                         /SHA256SUMS
 //!                                         /backup_info.toml      last: it is what makes a backup exist
 //! wal-archive/7439122314155001234/0000000100000000/000000010000000000000001.zst
+//!                                                 /000000010000000000000002.partial.00000000-0001C000.zst
 //!                                /00000002.history
 //! ```
 
@@ -124,7 +125,7 @@ pub fn parse_segment_directory(name: &str) -> Option<(Timeline, u32)> {
 /// Splits an object's name into the WAL file that it holds and the codec that it is stored with.
 pub fn parse_wal_file(object_name: &str) -> Option<(WalFileName, Codec)> {
     let (name, codec) = Codec::of_file(object_name);
-    Some((WalFileName::parse(name).ok()?, codec))
+    Some((WalFileName::parse_stored(name).ok()?, codec))
 }
 
 /// The cluster and the WAL file that a key of [`wal_file`] is about.
@@ -144,10 +145,14 @@ mod tests {
         let names = [
             ("0000000100000002000000A3", "/0000000100000002/0000000100000002000000A3.zst"),
             ("0000000100000002000000A3.partial", "/0000000100000002/0000000100000002000000A3.partial.zst"),
+            (
+                "0000000100000002000000A3.partial.00000000-0001C000",
+                "/0000000100000002/0000000100000002000000A3.partial.00000000-0001C000.zst",
+            ),
             ("00000002.history", "/00000002.history.zst"),
         ];
         for (text, key) in names {
-            let name = WalFileName::parse(text).unwrap();
+            let name = WalFileName::parse_stored(text).unwrap();
             assert_eq!(wal_file(system, &name, Codec::Zstd), format!("wal-archive/{system}{key}"));
             let object_name = key.rsplit('/').next().unwrap();
             assert_eq!(parse_wal_file(object_name), Some((name.clone(), Codec::Zstd)));

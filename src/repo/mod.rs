@@ -16,6 +16,7 @@ pub mod lease;
 pub mod prune;
 pub mod wal;
 pub mod wal_copy;
+pub mod wal_tip;
 
 mod backup_reader;
 mod backup_writer;

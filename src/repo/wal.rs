@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::{Error, Repository, Result, layout};
-use crate::pg::{SystemIdentifier, Timeline, WalFileName};
+use crate::pg::{SegmentPart, SystemIdentifier, Timeline, WalFileName};
 use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers};
 use crate::storage::{self, ErrorKind};
 
@@ -33,6 +34,43 @@ pub enum Missing {
     AtTheEnd,
     /// Something later is there, so that the archive has a gap.
     InTheMiddle,
+}
+
+/// What is to be stored, read from its beginning as often as need be.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    File(&'a File),
+    /// A part of a segment's file, which may grow behind it meanwhile.
+    Part(&'a File, SegmentPart),
+}
+
+impl<'a> Content<'a> {
+    fn reader(self) -> io::Result<Box<dyn Read + 'a>> {
+        match self {
+            Self::File(mut file) => {
+                file.rewind()?;
+                Ok(Box::new(file))
+            }
+            Self::Part(file, part) => Ok(Box::new(PartReader { file, left: part })),
+        }
+    }
+}
+
+struct PartReader<'a> {
+    file: &'a File,
+    left: SegmentPart,
+}
+
+impl Read for PartReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let wanted = into.len().min(usize::try_from(self.left.size_bytes()).unwrap_or(usize::MAX));
+        let count = self.file.read_at(&mut into[..wanted], self.left.begin)?;
+        if count == 0 && wanted > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left.begin += count as u64;
+        Ok(count)
+    }
 }
 
 /// What a stored file has in common with another one.
@@ -70,7 +108,7 @@ impl Repository {
         self.ensure_exists()?;
         self.must_know(system)?;
         if let Some((key, codec)) = self.find_wal(system, name)? {
-            if let Some(stored) = self.settle(&key, codec, source, workers)? {
+            if let Some(stored) = self.settle(&key, codec, Content::File(source), workers)? {
                 return Ok(stored);
             }
             tracing::warn!("{key} in repository {} cannot be read back and is replaced", self.name());
@@ -155,12 +193,12 @@ impl Repository {
     pub(super) fn upload(
         &self,
         key: &str,
-        mut source: &File,
+        content: Content<'_>,
         compression: Compression,
         workers: &Arc<Workers>,
     ) -> Result<u64> {
         let failed_source = |error| Error::Source { what: key.to_owned(), source: error };
-        source.rewind().map_err(failed_source)?;
+        let mut source = content.reader().map_err(failed_source)?;
         let upload = self.storage().create(key)?;
         let writer = ArchiveWriter::new(workers, compression, vec![upload]);
         let mut writer = writer.map_err(|source| Error::Threads { source })?;
@@ -179,15 +217,15 @@ impl Repository {
         Ok(finished.stored_bytes)
     }
 
-    /// Compares what is stored with `source`: `None` when it cannot be read back.
+    /// Compares what is stored with `content`: `None` when it cannot be read back.
     pub(super) fn settle(
         &self,
         key: &str,
         codec: Codec,
-        source: &File,
+        content: Content<'_>,
         workers: &Arc<Workers>,
     ) -> Result<Option<Stored>> {
-        match self.compare_wal(key, codec, source, workers)? {
+        match self.compare(key, codec, content, workers)? {
             Comparison::Unreadable => Ok(None),
             Comparison::Different => {
                 Err(Error::Conflict { repository: self.name().to_owned(), key: key.to_owned() })
@@ -207,6 +245,17 @@ impl Repository {
         source: &File,
         workers: &Arc<Workers>,
     ) -> Result<Comparison> {
+        self.compare(key, codec, Content::File(source), workers)
+    }
+
+    fn compare(
+        &self,
+        key: &str,
+        codec: Codec,
+        content: Content<'_>,
+        workers: &Arc<Workers>,
+    ) -> Result<Comparison> {
+        let source = content.reader().map_err(|source| Error::Source { what: key.to_owned(), source })?;
         let stored = ArchiveReader::new(workers, codec, self.storage().open(key)?, None);
         match same_content(stored, source) {
             Err(CompareError::Stored(error)) => {
@@ -261,8 +310,7 @@ enum CompareError {
     Source(io::Error),
 }
 
-fn same_content(mut stored: impl Read, mut source: &File) -> std::result::Result<bool, CompareError> {
-    source.rewind().map_err(CompareError::Source)?;
+fn same_content(mut stored: impl Read, mut source: impl Read) -> std::result::Result<bool, CompareError> {
     let (mut ours, mut theirs) = (vec![0; CHUNK_SIZE_BYTES], vec![0; CHUNK_SIZE_BYTES]);
     let mut same = true;
     // The stored file is read to its end even after a difference: only whole can it be in conflict.

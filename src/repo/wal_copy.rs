@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::wal::{FILE_SIZE_MAX_BYTES, Stored};
+use super::wal::{Content, FILE_SIZE_MAX_BYTES, Stored};
 use super::{Error, Repository, Result, layout};
 use crate::pg::{SegmentPlace, SystemIdentifier, Timeline, WalFileName};
 use crate::pipe::{self, ArchiveReader, Codec, Compression, Workers};
@@ -127,9 +127,10 @@ impl Repository {
     ) -> Result<(Stored, u64)> {
         let compression = super::wal::stored_as(name, compression);
         let key = layout::wal_file(system, name, compression.codec());
-        match self.upload(&key, source, compression, workers) {
+        let content = Content::File(source);
+        match self.upload(&key, content, compression, workers) {
             Err(Error::Storage(error)) if error.kind == ErrorKind::AlreadyExists => {
-                let settled = self.settle(&key, compression.codec(), source, workers)?;
+                let settled = self.settle(&key, compression.codec(), content, workers)?;
                 let settled = settled.ok_or_else(|| self.damaged(&key, "it cannot be read back"));
                 settled.map(|stored| (stored, 0))
             }
@@ -154,7 +155,7 @@ impl Repository {
         let object = self.open(&key)?;
         let lanes = destinations.iter().map(|destination| Lane::begin(destination, &key));
         let mut tee = Tee { object, lanes: lanes.collect(), stored_bytes: 0, inspector, stopped: None };
-        let read = Content::read(&mut tee, codec, workers);
+        let read = Decoded::read(&mut tee, codec, workers);
         match tee.stopped {
             None => {}
             Some(Stopped::ByInspector) => {
@@ -175,12 +176,12 @@ impl Repository {
 }
 
 /// What a copy's content looks like to whoever checks it.
-struct Content {
+struct Decoded {
     beginning: Vec<u8>,
     size_bytes: u64,
 }
 
-impl Content {
+impl Decoded {
     /// Decodes everything that comes through the tee, and reads the tee to its end.
     fn read(
         tee: &mut Tee<'_>,

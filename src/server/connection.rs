@@ -127,6 +127,10 @@ impl Connection {
         }
     }
 
+    pub fn heed(&mut self, interrupt: &Interrupt) {
+        self.stream.heed(interrupt);
+    }
+
     pub fn server(&self) -> &str {
         self.stream.server()
     }

@@ -92,6 +92,7 @@ pub enum Cause {
     TooManyConnections,
     NoFreeSlot,
     SlotMissing,
+    SlotExists,
     SlotInUse,
     WalRemoved,
     StartingUp,
@@ -136,6 +137,7 @@ impl Cause {
             "53300" => Self::TooManyConnections,
             "53400" => Self::NoFreeSlot,
             "42704" => Self::SlotMissing,
+            "42710" => Self::SlotExists,
             "55006" => Self::SlotInUse,
             "55000" if message.hint.as_deref().is_some_and(|hint| hint.contains("wal_level")) => {
                 Self::ReplicationOff
@@ -195,7 +197,7 @@ impl Cause {
             Self::StartingUp | Self::ShuttingDown => {
                 "Run again when the server accepts connections.".to_owned()
             }
-            Self::PageChecksum | Self::Other => return None,
+            Self::SlotExists | Self::PageChecksum | Self::Other => return None,
         })
     }
 }

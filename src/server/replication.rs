@@ -83,6 +83,23 @@ impl ReplicationClient {
         self.connection.query(&command, "create a replication slot on").map(drop)
     }
 
+    /// Makes a slot that keeps WAL from now on, until it is dropped.
+    pub fn create_slot(&mut self, name: &str) -> Result<()> {
+        let command = format!("CREATE_REPLICATION_SLOT {} PHYSICAL RESERVE_WAL", quoted_slot(name)?);
+        self.connection.query(&command, "create a replication slot on").map(drop)
+    }
+
+    /// Drops a slot that nobody uses.
+    pub fn drop_slot(&mut self, name: &str) -> Result<()> {
+        let command = format!("DROP_REPLICATION_SLOT {}", quoted_slot(name)?);
+        self.connection.query(&command, "drop a replication slot on").map(drop)
+    }
+
+    /// From now on all waits notice this interrupt, and not the one that the connection was made with.
+    pub fn heed(&mut self, interrupt: &Interrupt) {
+        self.connection.heed(interrupt);
+    }
+
     /// Begins a base backup. The server first makes a checkpoint, which may take as long as `checkpoint_timeout`.
     pub fn base_backup(&mut self, options: &BaseBackupOptions) -> Result<BaseBackup<'_>> {
         BaseBackup::begin(&mut self.connection, options)

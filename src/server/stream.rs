@@ -67,6 +67,10 @@ impl Stream {
         })
     }
 
+    pub fn heed(&mut self, interrupt: &Interrupt) {
+        self.interrupt = interrupt.clone();
+    }
+
     /// The server, in libpq's words.
     pub fn server(&self) -> &str {
         &self.server

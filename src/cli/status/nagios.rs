@@ -84,5 +84,8 @@ fn perfdata(repository: &RepositoryStatus, report: &Report) -> Vec<String> {
     if let Some(segments) = repository.wal_lag_segments {
         data.push(format!("'{name}_wal_lag_segments'={segments};;;0"));
     }
+    if let Some(seconds) = repository.wal_at_risk_seconds {
+        data.push(format!("'{name}_wal_at_risk'={seconds}s;;{};0", thresholds.wal_lag_max_seconds));
+    }
     data
 }

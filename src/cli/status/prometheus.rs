@@ -111,6 +111,18 @@ fn repositories(page: &mut Page, report: &Report) {
     );
     page.per_repository(
         report,
+        "pgbak_wal_at_risk_bytes",
+        "How much of the server's WAL it lacks, where WAL is streamed.",
+        &|repository| Some(repository.wal_at_risk_bytes? as f64),
+    );
+    page.per_repository(
+        report,
+        "pgbak_wal_at_risk_seconds",
+        "How far back commits would be lost if the server vanished, where WAL is streamed.",
+        &|repository| Some(repository.wal_at_risk_seconds? as f64),
+    );
+    page.per_repository(
+        report,
         "pgbak_last_proof_timestamp_seconds",
         "When a backup was last proven by verify.",
         &|repository| {

@@ -50,6 +50,8 @@ fn unreadable() -> RepositoryStatus {
         wal: vec![],
         wal_lag_segments: None,
         wal_lag_seconds: None,
+        wal_at_risk_bytes: None,
+        wal_at_risk_seconds: None,
     }
 }
 
@@ -89,6 +91,8 @@ fn local() -> RepositoryStatus {
         }],
         wal_lag_segments: Some(2),
         wal_lag_seconds: Some(50),
+        wal_at_risk_bytes: None,
+        wal_at_risk_seconds: None,
     }
 }
 

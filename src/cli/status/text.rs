@@ -232,9 +232,25 @@ fn repository_section(repository: &RepositoryStatus, report: &Report, zone: &dyn
             Line::plain(format!("  restorable on timeline {timeline}: {from} to {to}"))
         }));
     }
-    lines.extend(lag(repository));
+    lines.extend(at_risk(repository).or_else(|| lag(repository)));
     lines.extend(repository.in_progress.iter().flat_map(|run| in_progress(run, zone)));
     lines
+}
+
+/// `if the server vanished now, at most the last 12 s would be lost (18.0 kB of WAL)`
+fn at_risk(repository: &RepositoryStatus) -> Option<Line> {
+    let bytes = repository.wal_at_risk_bytes?;
+    Some(Line::plain(match repository.wal_at_risk_seconds {
+        _ if bytes == 0 => {
+            "  has all of the server's WAL: nothing would be lost if it vanished now".to_owned()
+        }
+        Some(seconds) => format!(
+            "  if the server vanished now, at most the last {} would be lost ({} of WAL)",
+            units::age(seconds),
+            units::size(bytes)
+        ),
+        None => format!("  if the server vanished now, {} of WAL would be lost", units::size(bytes)),
+    }))
 }
 
 fn lag(repository: &RepositoryStatus) -> Option<Line> {

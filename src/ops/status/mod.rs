@@ -20,6 +20,7 @@ pub use report::{
 };
 
 use self::server::Inquiry;
+use super::wal_sync::Caught;
 use super::{Context, Error};
 use crate::config::{Config, WalSource};
 use crate::plan::health::{self, Observations};
@@ -48,7 +49,11 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
         server: answer.server,
         finished_at: BTreeMap::new(),
         runs: runs::observed(&journal),
+        caught_up_at: None,
     };
+    let system = observations.server.identity.map(|identity| identity.system_identifier);
+    let caught = Caught::load(context).filter(|caught| system.is_some_and(|system| caught.is_of(system)));
+    observations.caught_up_at = caught.map(|caught| caught.at);
     for (number, age) in answer.finished {
         // Two timelines may have a segment of one number: the later one is the one that is awaited.
         let at = observations.finished_at.entry(number).or_insert(DateTime::<Utc>::MIN_UTC);

@@ -61,6 +61,10 @@ pub struct RepositoryStatus {
     pub wal_lag_segments: Option<u64>,
     /// How long ago the first of them was finished; 0 where none is missing.
     pub wal_lag_seconds: Option<u64>,
+    /// How much of the server's WAL is not here, the segment that is being written included; only where WAL is streamed.
+    pub wal_at_risk_bytes: Option<u64>,
+    /// How far back commits would be lost from here if the server vanished now: at most so many seconds.
+    pub wal_at_risk_seconds: Option<u64>,
 }
 
 /// Any commit between `from_lsn` and `to_lsn` can be restored, and is refused as a target outside of any interval.
@@ -256,6 +260,8 @@ impl RepositoryStatus {
             wal: Vec::new(),
             wal_lag_segments: None,
             wal_lag_seconds: None,
+            wal_at_risk_bytes: None,
+            wal_at_risk_seconds: None,
         };
         match &look.observed.catalog {
             Ok(catalog) => {
@@ -277,6 +283,11 @@ impl RepositoryStatus {
         self.backups = catalog.backups().iter().map(backup).collect();
         self.wal =
             catalog.archives().iter().flat_map(|(system, archive)| runs_of_wal(*system, archive)).collect();
+        if let Some(risk) = health::at_risk(observations, catalog) {
+            self.wal_at_risk_bytes = Some(risk.bytes);
+            let seconds = |since| age_seconds(observations.now, since);
+            self.wal_at_risk_seconds = if risk.bytes == 0 { Some(0) } else { risk.since.map(seconds) };
+        }
         if let Some(lag) = health::lag(observations, catalog) {
             let seconds = |since| age_seconds(observations.now, since);
             self.wal_lag_segments = Some(lag.segments);

@@ -157,6 +157,7 @@ impl<'a> Archive<'a> {
             self.copy(of_kind);
             self.round.job.interrupt.check()?;
         }
+        self.drop_superseded_parts();
         self.conclude()
     }
 

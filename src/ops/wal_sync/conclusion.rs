@@ -42,14 +42,15 @@ impl Archive<'_> {
         held.chain(progress.not_collected.keys()).cloned().collect()
     }
 
-    /// What each member lacks that is of use. A file that is still being copied into the directory is not lacking.
+    /// What each member lacks that is of use. A file that is still being copied into the directory is not lacking, and
+    /// a part of a segment may have been superseded since it was listed.
     fn lacking(&self, union: &BTreeSet<WalFileName>) -> BTreeMap<usize, Vec<WalFileName>> {
         let waiting: BTreeSet<String> =
             self.round.told().waiting.iter().map(|waiting| waiting.name.clone()).collect();
         let mut lacking: BTreeMap<usize, Vec<WalFileName>> = BTreeMap::new();
         for number in self.readable() {
             let held = &self.progress().holdings[number];
-            let names = union.iter().filter(|name| !held.contains_key(name));
+            let names = union.iter().filter(|name| !held.contains_key(name) && name.part().is_none());
             let names: Vec<_> = names.filter(|name| !waiting.contains(&name.to_string())).cloned().collect();
             lacking.insert(number, names);
         }

@@ -10,14 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ops::Error;
-use crate::ops::process::make_private_directory;
+use crate::ops::process::{make_private_directory, replace_file};
 use crate::pipe::Digester;
 
 const FORMAT: u32 = 1;
@@ -95,12 +94,7 @@ impl MemoryFile {
 
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         make_private_directory(&self.directory)?;
-        let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
-        // For the owner alone from its first moment.
-        let mut file = tempfile::NamedTempFile::new_in(&self.directory).map_err(io)?;
-        file.write_all(bytes).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        replace_file(path, bytes)
     }
 }
 

@@ -1,7 +1,11 @@
 //! `wal-sync`: every repository up to date with the WAL.
 //!
 //! One round: look at each repository, collect from the source's directory what no repository has, and copy between
-//! repositories until each has what any of them has. Nothing is ever deleted, and the server is not asked.
+//! repositories until each has what any of them has. Nothing is ever deleted but parts of a segment that are there in
+//! a longer part, or whole.
+//!
+//! Where WAL is streamed, the server is asked before that, or all the time beside it: see [`stream`]. Otherwise it is
+//! never asked.
 //!
 //! * Histories go first everywhere, then segments, the oldest first, several at a time.
 //! * Each repository is on its own: one that fails drops out, the others go on, and the next round repairs what is
@@ -17,6 +21,7 @@ pub(super) mod memory;
 pub(super) mod parallel;
 mod report;
 mod round;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -30,9 +35,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-pub use report::{CopiedFrom, Finding, Missing, Report, RepositoryReport, Waiting};
+pub use report::{CopiedFrom, Finding, Missing, Report, RepositoryReport, StreamReport, Waiting};
+pub use stream::Caught;
 
 use self::memory::MemoryFile;
+use self::stream::Stream;
 use super::process::Lock;
 use super::proofs::Proofs;
 use super::{Context, Error, data_directory};
@@ -47,6 +54,8 @@ use crate::repo::{self, Repository};
 
 /// More threads than these have no use for checking copies, and would only hold more memory.
 const DECODERS_MAX: usize = 4;
+/// The signal of a reader that is gone.
+const SIGPIPE: usize = 13;
 /// How soon a wish to stop is heard between two rounds.
 const NAP: Duration = Duration::from_millis(50);
 
@@ -74,6 +83,7 @@ type KnownDamage<'a> = dyn Fn(&[Repository]) -> BTreeMap<BackupName, String> + S
 enum Source {
     Push,
     Directory(PathBuf),
+    Stream,
 }
 
 /// Runs one round.
@@ -83,11 +93,24 @@ enum Source {
 pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     let known_damage = |repositories: &[Repository]| known_damage(context, repositories);
     let (job, _lock) = begin(context, &known_damage)?;
-    job.round()
+    if job.source != Source::Stream {
+        return job.round(None);
+    }
+    let own = Interrupt::default();
+    let context_of_stream = context.heeding(&own);
+    let stream = Stream::new(&context_of_stream, context.interrupt)?;
+    match stream.catch_up() {
+        Ok(()) => {}
+        // Nothing to receive, and no other repository to copy to.
+        Err(error) if job.repositories.len() < 2 || error.exit_code() != 1 => return Err(error),
+        Err(error) => stream.note_trouble(&error),
+    }
+    context.interrupt.check()?;
+    job.round(Some(&stream))
 }
 
 /// Runs round after round, `interval` apart, until it is interrupted or `tell` has heard enough. What ends a round
-/// is told, and does not end the run.
+/// is told, and does not end the run. WAL that is streamed is received all the time.
 pub fn follow(
     context: &Context<'_>,
     interval: Duration,
@@ -95,25 +118,63 @@ pub fn follow(
 ) -> Result<(), Error> {
     let known_damage = |repositories: &[Repository]| known_damage(context, repositories);
     let (job, _lock) = begin(context, &known_damage)?;
+    if job.source != Source::Stream {
+        return follow_rounds(&job, None, interval, tell, &|| false);
+    }
+    let own = Interrupt::default();
+    let context_of_stream = context.heeding(&own);
+    let stream = Stream::new(&context_of_stream, context.interrupt)?;
+    thread::scope(|scope| {
+        let streaming = scope.spawn(|| stream.follow());
+        let rounds = follow_rounds(&job, Some(&stream), interval, tell, &|| streaming.is_finished());
+        if context.interrupt.check().is_ok() && !streaming.is_finished() {
+            // Nobody hears what is told any more.
+            context.interrupt.raise(SIGPIPE);
+        }
+        streaming.join().expect("streaming does not panic")?;
+        rounds
+    })
+}
+
+fn follow_rounds(
+    job: &Job<'_>,
+    stream: Option<&Stream<'_>>,
+    interval: Duration,
+    tell: &mut dyn FnMut(Result<Report, Error>) -> ControlFlow<()>,
+    has_ended: &dyn Fn() -> bool,
+) -> Result<(), Error> {
     loop {
-        let round = job.round();
-        context.interrupt.check()?;
-        if tell(round).is_break() {
+        if let Some(stream) = stream
+            && job.repositories.len() > stream.repositories().len()
+        {
+            stream.gather_tip();
+        }
+        let round = job.round(stream);
+        job.interrupt.check()?;
+        if tell(round).is_break() || rest(interval, job.interrupt, has_ended)?.is_break() {
             return Ok(());
         }
-        rest(interval, context.interrupt)?;
     }
 }
 
-fn rest(interval: Duration, interrupt: &Interrupt) -> Result<(), Error> {
+/// Breaks when there is nothing more to rest for.
+fn rest(
+    interval: Duration,
+    interrupt: &Interrupt,
+    has_ended: &dyn Fn() -> bool,
+) -> Result<ControlFlow<()>, Error> {
     let mut left = interval;
     while !left.is_zero() {
         interrupt.check()?;
+        if has_ended() {
+            return Ok(ControlFlow::Break(()));
+        }
         let nap = left.min(NAP);
         thread::sleep(nap);
         left -= nap;
     }
-    Ok(interrupt.check()?)
+    interrupt.check()?;
+    Ok(ControlFlow::Continue(()))
 }
 
 fn begin<'a>(context: &'a Context<'_>, known_damage: &'a KnownDamage<'a>) -> Result<(Job<'a>, Lock), Error> {
@@ -158,14 +219,7 @@ fn source(context: &Context<'_>) -> Result<Source, Error> {
             reason: "wal.source is \"directory\", but wal.directory is not set".to_owned(),
             hint: "Set wal.directory to where archive_command copies WAL to.".to_owned(),
         }),
-        (WalSource::Stream, _) => Err(Error::Usage {
-            reason:
-                "wal.source is \"stream\", but this version of pgbak does not receive WAL from the server"
-                    .to_owned(),
-            hint: "Set wal.source = \"push\" and archive_command = 'pgbak wal-push %p', or wal.source = \
-                   \"directory\" and archive_command = 'test ! -f DIRECTORY/%f && cp %p DIRECTORY/%f'."
-                .to_owned(),
-        }),
+        (WalSource::Stream, _) => Ok(Source::Stream),
     }
 }
 

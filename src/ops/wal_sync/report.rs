@@ -11,13 +11,28 @@ use crate::ops::Error;
 pub struct Report {
     pub started_at: DateTime<Utc>,
     pub duration_seconds: f64,
-    /// `push` or `directory`, as configured.
+    /// `push`, `directory` or `stream`, as configured.
     pub source: &'static str,
+    /// How far streaming has come; `null` where WAL is not streamed.
+    pub stream: Option<StreamReport>,
     /// In the order of the configuration.
     pub repositories: Vec<RepositoryReport>,
     /// Files of the directory that are still being copied there; the next round takes them.
     pub waiting: Vec<Waiting>,
     pub findings: Vec<Finding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct StreamReport {
+    pub slot: String,
+    /// The one that is, or was last, streamed.
+    pub timeline: Option<u32>,
+    /// Up to where the server has sent WAL, such as `0/3000060`.
+    pub received_lsn: Option<String>,
+    /// Up to where it is durable in each repository that is streamed to.
+    pub durable_lsn: Option<String>,
+    /// Whole ones, since this run began.
+    pub segments_stored: u64,
 }
 
 #[derive(Debug, Clone, serde::Serialize)]

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use super::archive::Archive;
 use super::directory::SourceDirectory;
 use super::member::Member;
-use super::report::{Finding, Missing, Report, Waiting, finding};
+use super::report::{Finding, Missing, Report, StreamReport, Waiting, finding};
+use super::stream::{Loss, Stream};
 use super::{Job, Source, parallel};
 use crate::catalog::BackupInfo;
 use crate::ops::Error;
@@ -51,7 +52,7 @@ impl Told {
 }
 
 impl Job<'_> {
-    pub fn round(&self) -> Result<Report, Error> {
+    pub fn round(&self, stream: Option<&Stream<'_>>) -> Result<Report, Error> {
         let started_at = (self.clock)();
         let before = self.memory.read();
         let round = Round::begin(self)?;
@@ -67,6 +68,7 @@ impl Job<'_> {
             let remembered = Archive::survey(&round, system, memory).synchronise()?;
             after.systems.insert(name, remembered);
         }
+        let streamed = stream.map(|stream| round.tell_stream(stream));
         self.interrupt.check()?;
         if after != before
             && let Err(error) = self.memory.write(&after)
@@ -74,7 +76,7 @@ impl Job<'_> {
             tracing::warn!("the next round will look at everything again: {error}");
         }
         let duration_seconds = ((self.clock)() - started_at).as_seconds_f64();
-        Ok(round.report(started_at, duration_seconds))
+        Ok(Report { stream: streamed, ..round.report(started_at, duration_seconds) })
     }
 }
 
@@ -98,7 +100,7 @@ impl<'a> Round<'a> {
 
         let mut told = Told { missing: vec![Vec::new(); members.len()], ..Told::default() };
         let directory = match &job.source {
-            Source::Push => None,
+            Source::Push | Source::Stream => None,
             Source::Directory(path) => match SourceDirectory::list(path) {
                 Ok(directory) => Some(directory),
                 // Nothing to collect, and no other repository to copy to.
@@ -235,10 +237,31 @@ impl<'a> Round<'a> {
         own.or(Some(system))
     }
 
+    /// What streaming has to tell. A loss is old once a base backup began behind it.
+    fn tell_stream(&self, stream: &Stream<'_>) -> StreamReport {
+        let mut standing = stream.standing().clone();
+        if !standing.losses.is_empty() {
+            let newest = self.backups().iter().map(|backup| backup.start_lsn).max();
+            standing.losses.retain(|loss| newest < Some(loss.to));
+            stream.standing().losses.retain(|loss| newest < Some(loss.to));
+        }
+        let mut told = self.told();
+        told.findings.extend(standing.losses.iter().map(Loss::finding));
+        told.findings.extend(standing.trouble);
+        StreamReport {
+            slot: stream.slot().to_owned(),
+            timeline: standing.timeline.map(Timeline::get),
+            received_lsn: standing.received.map(|lsn| lsn.to_string()),
+            durable_lsn: standing.durable.map(|lsn| lsn.to_string()),
+            segments_stored: standing.segments_stored,
+        }
+    }
+
     fn report(self, started_at: chrono::DateTime<chrono::Utc>, duration_seconds: f64) -> Report {
         let source = match self.job.source {
             Source::Push => "push",
             Source::Directory(_) => "directory",
+            Source::Stream => "stream",
         };
         let told = self.told.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (mut repositories, mut findings) = (Vec::new(), Vec::new());
@@ -251,6 +274,6 @@ impl<'a> Round<'a> {
         findings.extend(told.findings);
         let mut waiting = told.waiting;
         waiting.sort_by(|one, other| one.name.cmp(&other.name));
-        Report { started_at, duration_seconds, source, repositories, waiting, findings }
+        Report { started_at, duration_seconds, source, stream: None, repositories, waiting, findings }
     }
 }

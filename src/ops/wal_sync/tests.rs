@@ -138,7 +138,7 @@ impl Stage {
             meter: &self.meter,
             clock: &|| "2026-11-22T03:00:00Z".parse().unwrap(),
         };
-        job.round()
+        job.round(None)
     }
 
     fn round(&self) -> Report {

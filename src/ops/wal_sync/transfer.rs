@@ -161,8 +161,10 @@ impl Archive<'_> {
         let readable = self.readable();
         let holdings: Vec<BTreeMap<_, _>> =
             readable.iter().map(|&number| self.progress().holdings[number].clone()).collect();
+        let superseded = plan::superseded(&holdings.iter().flat_map(BTreeMap::keys).collect());
+        let is_wanted = |name: &&WalFileName| of_kind(name) && !superseded.contains(name);
         let names: Vec<BTreeSet<&WalFileName>> =
-            holdings.iter().map(|holding| holding.keys().filter(|name| of_kind(name)).collect()).collect();
+            holdings.iter().map(|holding| holding.keys().filter(is_wanted).collect()).collect();
         let mut copies = plan::copies(&names);
         let wanted = copies.iter().flat_map(|copy| copy.to.iter().map(|&place| (copy.name, readable[place])));
         let need = self.need_of(wanted);
@@ -174,6 +176,28 @@ impl Archive<'_> {
                 self.copy_one(name, &members(from), &members(to));
             }
         });
+    }
+
+    /// Deletes the parts of segments that each repository holds in a longer part, or whole.
+    ///
+    /// One that stays, as in a repository that may only be added to, harms nobody.
+    pub fn drop_superseded_parts(&self) {
+        for number in self.readable() {
+            let held = self.progress().holdings[number].clone();
+            let member = &self.round.members[number];
+            for name in plan::superseded(&held.keys().collect()) {
+                let (Some(part), codec) = (name.part(), held[name]) else { continue };
+                let segment = &name.to_string()[..24];
+                match member.repository.delete_part(self.system, segment, (part, codec)) {
+                    Ok(()) => {
+                        let mut progress = self.progress();
+                        progress.holdings[number].remove(name);
+                        progress.touched[number].extend(LogDirectory::of(name));
+                    }
+                    Err(error) => tracing::debug!("{error}"),
+                }
+            }
+        }
     }
 
     fn copy_one(&self, name: &WalFileName, from: &[usize], to: &[usize]) {

@@ -6,7 +6,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Identity, Observations};
+use super::{Identity, Observations, WalSource};
+use crate::catalog::wal::Tip;
 use crate::catalog::{Catalog, WalArchive};
 use crate::pg::{SegmentName, SystemIdentifier};
 
@@ -16,6 +17,32 @@ pub struct Lag {
     pub segments: u64,
     /// When the first of them was finished, or later; `None` when that is not known, or none is missing.
     pub since: Option<DateTime<Utc>>,
+}
+
+/// WAL that would be lost if the server vanished now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtRisk {
+    pub bytes: u64,
+    /// Since when; `None` where nothing is at risk, or that is not known.
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// What of the server's WAL a repository lacks, down to the byte. Only streaming brings the segment that is being written.
+///
+/// Whatever is missing was written after the last part of the tip was stored, and after streaming last found that it had
+/// everything.
+pub fn at_risk(observations: &Observations, catalog: &Catalog) -> Option<AtRisk> {
+    let WalSource::Stream { .. } = observations.source else { return None };
+    let Identity { system_identifier: system, timeline, wal_lsn } = observations.server.identity?;
+    let backup = || {
+        let newest = catalog.backups_of(system).next_back()?;
+        Some(Tip { lsn: newest.stop_lsn, stored_at: newest.stopped_at })
+    };
+    let end =
+        catalog.archive(system).and_then(|archive| archive.end_of_timeline(timeline)).or_else(backup)?;
+    let bytes = wal_lsn.0.saturating_sub(end.lsn.0);
+    let since = observations.caught_up_at.max(Some(end.stored_at));
+    Some(AtRisk { bytes, since: since.filter(|_| bytes > 0) })
 }
 
 /// Where finished WAL ends.

@@ -57,7 +57,7 @@ mod wal;
 
 use std::cmp::Reverse;
 
-pub use lag::{Lag, first_missing, lag};
+pub use lag::{AtRisk, Lag, at_risk, first_missing, lag};
 pub use observed::{
     Identity, Observations, Proof, ReplicationTrouble, Repository, Run, RunEnd, Server, Thresholds, Trouble,
     WalSource,

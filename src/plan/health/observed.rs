@@ -20,6 +20,8 @@ pub struct Observations {
     /// files, or by when another repository stored them.
     pub finished_at: BTreeMap<u64, DateTime<Utc>>,
     pub runs: Vec<Run>,
+    /// When streaming last found everything durable that the server had; `None` where that is not known.
+    pub caught_up_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -53,7 +53,11 @@ fn look_at(observations: &Observations, state: &ServerState, findings: &mut Vec<
         findings.push(Finding::info("server-restricted", message).hint(hint));
     }
     findings.extend(own_slot(observations, state));
-    findings.extend(state.slots.iter().filter_map(|slot| retaining(slot, state)));
+    let is_own =
+        |slot: &Slot| matches!(&observations.source, WalSource::Stream { slot: own } if *own == slot.name);
+    let is_lost = |slot: &Slot| slot.wal_status.as_deref() == Some("lost");
+    let others = state.slots.iter().filter(|slot| !(is_own(slot) && is_lost(slot)));
+    findings.extend(others.filter_map(|slot| retaining(slot, state)));
 }
 
 fn archiving(observations: &Observations, archiver: &Archiver) -> Option<Finding> {
@@ -185,14 +189,24 @@ fn own_slot(observations: &Observations, state: &ServerState) -> Option<Finding>
     let WalSource::Stream { slot: name } = &observations.source else { return None };
     let Some(slot) = state.slots.iter().find(|slot| slot.name == *name) else {
         let message = format!("there is no replication slot \"{name}\" to stream WAL from");
-        let hint = format!(
-            "Run `SELECT pg_create_physical_replication_slot('{name}', true);` on the server, and take a base backup."
-        );
+        let hint = "Run `pgbak wal-sync`, which makes it; if it tells of lost WAL, take a base backup with `pgbak \
+                    base-backup`.";
         return Some(Finding::critical("slot-missing", message).hint(hint));
     };
-    (!slot.is_active).then(|| {
+    if slot.wal_status.as_deref() == Some("lost") {
+        let message =
+            format!("the server has removed WAL that nobody had streamed from replication slot \"{name}\"");
+        let hint = "Run `pgbak wal-sync`, which makes the slot anew, and take a base backup now: `pgbak base-backup`. \
+                    Raise max_slot_wal_keep_size on the server, or let wal-sync run more often.";
+        return Some(Finding::critical("slot-lost", message).hint(hint));
+    }
+    // Between two runs of a timer nobody streams.
+    let is_late =
+        |since: chrono::DateTime<chrono::Utc>| observations.now - since > observations.thresholds.wal_lag_max;
+    (!slot.is_active && observations.caught_up_at.is_none_or(is_late)).then(|| {
         let message = format!("nobody streams from the replication slot \"{name}\"");
-        Finding::warning("slot-inactive", message).hint("See why `pgbak wal-sync --follow` does not run.")
+        let hint = "See why `pgbak wal-sync` does not run, from a timer or with --follow.";
+        Finding::warning("slot-inactive", message).hint(hint)
     })
 }
 

@@ -125,6 +125,7 @@ fn site() -> Observations {
         server: Server { identity: Some(identity), state: Ok(state()), replication: Ok(()) },
         finished_at: (1..CURRENT).map(|number| (number, at(10 * number as i64))).collect(),
         runs: vec![],
+        caught_up_at: None,
     }
 }
 

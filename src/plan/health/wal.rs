@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Finding, Lag, Observations, Repository, Severity, count, lag, span};
+use super::{AtRisk, Finding, Lag, Observations, Repository, Severity, at_risk, count, lag, span};
 use crate::catalog::wal::Gap;
 use crate::catalog::{BackupInfo, Catalog, WalArchive};
 use crate::pg::history::TimelineHistory;
@@ -113,6 +113,9 @@ fn unreadable_histories(archive: &WalArchive) -> impl Iterator<Item = Finding> {
 
 /// Behind the server altogether is one finding; behind another repository is one for each.
 fn lags(observations: &Observations, findings: &mut Vec<Finding>) {
+    if observations.readable().any(|(_, catalog)| at_risk(observations, catalog).is_some()) {
+        return risks(observations, findings);
+    }
     let allowed = observations.thresholds.wal_lag_max;
     let readable: Vec<_> = observations.readable().collect();
     let lags: Vec<(&Repository, Lag)> = readable
@@ -154,7 +157,40 @@ fn behind_hint(observations: &Observations) -> &'static str {
         super::WalSource::Directory => {
             "Run `pgbak wal-sync`, and see the server's log for what archive_command said."
         }
-        super::WalSource::Stream { .. } => "See why `pgbak wal-sync --follow` does not run.",
+        super::WalSource::Stream { .. } => {
+            "Run `pgbak wal-sync`, and see why its timer, or `pgbak wal-sync --follow`, does not."
+        }
+    }
+}
+
+/// Streaming brings WAL long before its segment is finished.
+fn risks(observations: &Observations, findings: &mut Vec<Finding>) {
+    let allowed = observations.thresholds.wal_lag_max;
+    let risks: Vec<(&Repository, AtRisk)> = observations
+        .readable()
+        .filter_map(|(repository, catalog)| Some((repository, at_risk(observations, catalog)?)))
+        .collect();
+    let Some(least) = risks.iter().map(|(_, risk)| risk.bytes).min() else { return };
+    let is_late = |risk: &AtRisk| risk.since.is_some_and(|since| observations.now - since > allowed);
+    let mut is_told = false;
+    for (repository, risk) in risks.iter().filter(|(_, risk)| is_late(risk)) {
+        let age = span(risk.since.map_or(0, |since| observations.age_seconds(since)));
+        let expected = span(allowed.num_seconds());
+        let kilobytes = (risk.bytes - if risk.bytes > least { least } else { 0 }).div_ceil(1000);
+        if risk.bytes > least {
+            let message = format!(
+                "it lacks {kilobytes} kB of WAL that another repository has, of the last {age}, expected at most {expected}"
+            );
+            let hint = "Run `pgbak wal-sync`, and see why the timer or service did not.";
+            findings.push(Finding::warning("wal-not-synced", message).hint(hint).of(repository));
+        } else if !is_told {
+            is_told = true;
+            let message = format!(
+                "{kilobytes} kB of the server's WAL are stored nowhere: if it vanished now, up to the last {age} would be \
+                 lost, expected at most {expected}"
+            );
+            findings.push(Finding::critical("wal-behind", message).hint(behind_hint(observations)));
+        }
     }
 }
 
@@ -170,8 +206,15 @@ fn timeline(observations: &Observations) -> Option<Finding> {
     {
         let message = format!("the server is on timeline {server}, whose history is in no repository");
         return Some(Finding::warning("timeline-not-archived", message).hint(format!(
-            "Run `pgbak wal-push pg_wal/{:08X}.history` in the server's data directory, and see why it was not archived.",
-            server.get()
+            "{}",
+            match observations.source {
+                super::WalSource::Stream { .. } => "Run `pgbak wal-sync`, which fetches it.".to_owned(),
+                _ => format!(
+                    "Run `pgbak wal-push pg_wal/{:08X}.history` in the server's data directory, and see why it was not \
+                     archived.",
+                    server.get()
+                ),
+            }
         )));
     }
     (server < newest).then(|| {

@@ -68,6 +68,16 @@ impl Session {
         timeline.ok_or_else(|| self.protocol("no timeline".to_owned()))
     }
 
+    /// A slot by its name, and the location from which on the server keeps WAL for it; `None` when it keeps none.
+    pub fn slot(&mut self, name: &str) -> Result<Option<(Slot, Option<Lsn>)>> {
+        let wal_lsn = self.current_wal_lsn()?;
+        let Some(slot) = self.slots(wal_lsn)?.into_iter().find(|slot| slot.name == name) else {
+            return Ok(None);
+        };
+        let restart_lsn = slot.retained_bytes.map(|bytes| Lsn(wal_lsn.0.saturating_sub(bytes)));
+        Ok(Some((slot, restart_lsn)))
+    }
+
     fn slots(&mut self, wal_lsn: Lsn) -> Result<Vec<Slot>> {
         let sql = "SELECT slot_name::text AS name, active, wal_status, \
              greatest(pg_wal_lsn_diff($1::text::pg_lsn, restart_lsn), 0)::int8 AS retained_bytes, \
