@@ -6,6 +6,8 @@
 //!
 //! The segment that the server was still writing may be there in parts only. At the end of the archive, when nobody has
 //! it whole and nothing later, it is put together and filled up with zeros; PostgreSQL reads it up to its last record.
+//! But PostgreSQL puts what it is given in the place of its own file of that name, and a standby's own may have more,
+//! which it has promised to its primary to keep: so nothing is served where that one has all that the parts have.
 //!
 //! A file is written beside its destination, checked there, and renamed into place, so that PostgreSQL never sees
 //! one that is half or wrong. While recovery replays it, a process of our own fetches the next segments into the
@@ -13,7 +15,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -199,7 +201,10 @@ impl<'a> Fetch<'a> {
                 workers: Arc::clone(&self.workers),
                 ..*self
             };
-            return partial.to(destination);
+            return match own_file(destination, segment) {
+                Some(_) => Ok(false),
+                None => partial.to(destination),
+            };
         }
         let damaged = |reason: String| {
             let (repository, key) = (repository.name().to_owned(), format!("{segment}.partial"));
@@ -213,6 +218,12 @@ impl<'a> Fetch<'a> {
             if part.begin == 0 {
                 beginning = first;
             }
+        }
+        if let Some(own) = own_file(destination, segment)
+            && unchecked.is_beginning_of(&own)?
+        {
+            tracing::info!("{} has all of {segment} that is stored, or more", own.display());
+            return Ok(false);
         }
         let header = LongHeader::parse(&beginning).map_err(|error| damaged(error.to_string()))?;
         unchecked.fill_up(header.segment_size.bytes(), &damaged)?;
@@ -257,6 +268,13 @@ impl<'a> Fetch<'a> {
     }
 }
 
+/// What the data directory that `destination` lies in has of this segment. `destination` has another name, as in
+/// `pg_wal/RECOVERYXLOG`; somebody who calls by hand may give it the segment's, and wants it there.
+fn own_file(destination: &Path, segment: &str) -> Option<PathBuf> {
+    let own = destination.with_file_name(segment);
+    (own != destination && own.exists()).then_some(own)
+}
+
 /// A fetched file that nobody has checked yet. It goes when it is dropped.
 struct Unchecked {
     path: PathBuf,
@@ -269,7 +287,8 @@ impl Unchecked {
         let mut name = destination.file_name().unwrap_or_default().to_owned();
         name.push(format!(".pgbak-{}", std::process::id()));
         let path = destination.with_file_name(name);
-        let created = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let created =
+            File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
         let file = created.map_err(|source| Error::Io { action: "create", path: path.clone(), source })?;
         Ok(Self { path, file, size_bytes: 0 })
     }
@@ -289,6 +308,28 @@ impl Unchecked {
             true => Ok(first),
             false => Err(damaged(format!("its part up to {} ends at {}", part.end, self.size_bytes))),
         }
+    }
+
+    /// Whether another file begins with all that is in this one.
+    fn is_beginning_of(&self, path: &Path) -> Result<bool, Error> {
+        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+        let other = File::open(path).map_err(io)?;
+        let (mut ours, mut theirs) = (vec![0; CHUNK_SIZE_BYTES], vec![0; CHUNK_SIZE_BYTES]);
+        let mut offset = 0;
+        while offset < self.size_bytes {
+            let length =
+                CHUNK_SIZE_BYTES.min(usize::try_from(self.size_bytes - offset).unwrap_or(usize::MAX));
+            self.file.read_exact_at(&mut ours[..length], offset).map_err(io)?;
+            match other.read_exact_at(&mut theirs[..length], offset) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                read => read.map_err(io)?,
+            }
+            if ours[..length] != theirs[..length] {
+                return Ok(false);
+            }
+            offset += length as u64;
+        }
+        Ok(true)
     }
 
     /// Fills up with zeros to `size_bytes`.

@@ -19,7 +19,7 @@ fn streaming() -> SiteBuilder {
 /// A site with a base backup, and a ledger in which nobody has written yet.
 fn site(builder: SiteBuilder) -> Option<Site> {
     let site = builder.build()?;
-    site.cluster().sql("CREATE TABLE ledger (id bigint PRIMARY KEY)");
+    site.cluster().sql("CREATE TABLE diary (id bigint PRIMARY KEY)");
     site.pgbak("base-backup").succeeds();
     Some(site)
 }
@@ -35,14 +35,14 @@ impl Ledger {
     /// Goes on behind what is there.
     fn write(cluster: &Cluster) -> Self {
         let mut client = cluster.connect().unwrap();
-        let next: i64 = client.query_one("SELECT coalesce(max(id), 0) FROM ledger", &[]).unwrap().get(0);
+        let next: i64 = client.query_one("SELECT coalesce(max(id), 0) FROM diary", &[]).unwrap().get(0);
         let (done, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(next)));
         let (until, heard) = (Arc::clone(&done), Arc::clone(&acknowledged));
         let writer = thread::spawn(move || {
             for id in next + 1.. {
                 // The test may kill the server under it.
                 if until.load(Ordering::Relaxed)
-                    || client.execute("INSERT INTO ledger VALUES ($1)", &[&id]).is_err()
+                    || client.execute("INSERT INTO diary VALUES ($1)", &[&id]).is_err()
                 {
                     return;
                 }
@@ -74,7 +74,7 @@ impl Drop for Ledger {
 #[track_caller]
 fn assert_has_all_up_to(restored: &Cluster, id: i64) {
     let [count, max] = ["count(*)", "coalesce(max(id), 0)"]
-        .map(|what| restored.sql(&format!("SELECT {what} FROM ledger")).parse::<i64>().unwrap());
+        .map(|what| restored.sql(&format!("SELECT {what} FROM diary")).parse::<i64>().unwrap());
     assert_eq!(count, max, "something in the middle is missing");
     assert!(max >= id, "{id} was acknowledged, and {max} is the last that is there");
 }
@@ -127,7 +127,7 @@ fn a_run_from_a_timer_brings_everything_that_was_committed_before_it() {
     let Some(mut site) = site(streaming().repositories(2)) else { return };
     let shop = site.cluster();
     site.pgbak("wal-sync").succeeds();
-    shop.sql("INSERT INTO ledger SELECT generate_series(1, 1000)");
+    shop.sql("INSERT INTO diary SELECT generate_series(1, 1000)");
     let report = site.pgbak("wal-sync --json").succeeds().json();
     assert_eq!(report["source"], "stream");
     assert_eq!(report["stream"]["received_lsn"], report["stream"]["durable_lsn"]);
@@ -136,13 +136,13 @@ fn a_run_from_a_timer_brings_everything_that_was_committed_before_it() {
     assert_eq!(parts(&site.repositories()[1]), tip);
 
     // A longer one takes its place, everywhere; and the whole segment takes that one's.
-    shop.sql("INSERT INTO ledger SELECT generate_series(1001, 2000)");
+    shop.sql("INSERT INTO diary SELECT generate_series(1001, 2000)");
     site.pgbak("wal-sync").succeeds();
     let longer = parts(site.repository());
     assert_eq!((longer.len(), parts(&site.repositories()[1])), (1, longer.clone()));
     assert_ne!(longer, tip);
     let segment = shop.switch_wal();
-    shop.sql("INSERT INTO ledger SELECT generate_series(2001, 3000)");
+    shop.sql("INSERT INTO diary SELECT generate_series(2001, 3000)");
     site.pgbak("wal-sync").succeeds();
     for repository in site.repositories() {
         assert!(repository.holds(&segment));
@@ -187,7 +187,7 @@ fn when_it_is_told_to_stop_everything_received_is_durable_and_confirmed() {
     let account = workload.finish(site.cluster());
     let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
     wait_until_flushed(site.cluster(), end);
-    site.cluster().sql("INSERT INTO ledger VALUES (1)");
+    site.cluster().sql("INSERT INTO diary VALUES (1)");
     follower.signal(Signal::TERM);
     follower.finish().exits(143);
     assert_eq!(parts(site.repository()).len(), 1, "{:?}", parts(site.repository()));
@@ -217,7 +217,7 @@ fn a_server_that_restarts_or_crashes_is_waited_for() {
     let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
     wait_until_flushed(site.cluster(), end);
     follower.signal(Signal::TERM);
-    follower.finish().exits(143).stderr_has("stream-failed");
+    follower.finish().exits(143).stdout_has("stream-failed");
     lose_the_server(&mut site);
     assert_has_all_up_to(&site.restore(""), acknowledged);
 }
@@ -279,7 +279,9 @@ fn a_full_disk_confirms_nothing_and_loses_nothing() {
     ledger.wait_for_more(100);
     disk.fill_up_to(64 << 10);
     wait_until("the full disk to be told", || {
-        site.cluster().sql("INSERT INTO ledger SELECT -g FROM generate_series(1, 5000) AS g; DELETE FROM ledger WHERE id < 0");
+        site.cluster().sql(
+            "INSERT INTO diary SELECT -g FROM generate_series(1, 5000) AS g; DELETE FROM diary WHERE id < 0",
+        );
         follower.stderr_so_far().contains("stream-not-stored")
             || fs::read_to_string(follower.stdout()).unwrap().contains("stream-not-stored")
     });
@@ -304,16 +306,16 @@ fn wal_that_the_server_has_removed_is_told_until_there_is_a_new_base_backup() {
     let Some(site) = site(streaming().initdb("--wal-segsize=1").settings(settings)) else { return };
     site.pgbak("wal-sync").succeeds();
     site.cluster().sql("SELECT pg_drop_replication_slot('pgbak')");
-    site.cluster().sql("INSERT INTO ledger VALUES (1)");
+    site.cluster().sql("INSERT INTO diary VALUES (1)");
     for _ in 0..3 {
         site.cluster().switch_wal();
-        site.cluster().sql("INSERT INTO ledger SELECT coalesce(max(id), 0) + 1 FROM ledger; CHECKPOINT");
+        site.cluster().sql("INSERT INTO diary SELECT coalesce(max(id), 0) + 1 FROM diary; CHECKPOINT");
     }
     site.pgbak("status").exits(3).stdout_has("slot-missing");
     let outcome = site.pgbak("wal-sync --json").exits(3);
     assert!(codes(&outcome).contains(&"wal-lost".to_owned()), "{outcome}");
     assert!(outcome.stdout.contains("pgbak base-backup"), "{outcome}");
-    site.cluster().sql("INSERT INTO ledger SELECT coalesce(max(id), 0) + 1 FROM ledger");
+    site.cluster().sql("INSERT INTO diary SELECT coalesce(max(id), 0) + 1 FROM diary");
     site.cluster().switch_wal();
     // Recorded: whoever comes later sees it, too.
     let later = site.pgbak("wal-sync --json").exits(3);
@@ -323,9 +325,9 @@ fn wal_that_the_server_has_removed_is_told_until_there_is_a_new_base_backup() {
         .exits(1);
 
     site.pgbak("base-backup").succeeds();
-    site.cluster().sql("INSERT INTO ledger SELECT coalesce(max(id), 0) + 1 FROM ledger");
+    site.cluster().sql("INSERT INTO diary SELECT coalesce(max(id), 0) + 1 FROM diary");
     site.pgbak("wal-sync").succeeds();
-    let last = site.cluster().sql("SELECT max(id) FROM ledger").parse().unwrap();
+    let last = site.cluster().sql("SELECT max(id) FROM diary").parse().unwrap();
     assert_has_all_up_to(&site.restore(""), last);
 }
 
@@ -336,7 +338,7 @@ fn a_slot_that_lost_its_wal_is_made_anew_and_the_loss_is_told() {
     site.pgbak("wal-sync").succeeds();
     let status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'pgbak'";
     wait_until("the slot to be lost", || {
-        site.cluster().sql("INSERT INTO ledger SELECT coalesce(max(id), 0) + 1 FROM ledger");
+        site.cluster().sql("INSERT INTO diary SELECT coalesce(max(id), 0) + 1 FROM diary");
         site.cluster().switch_wal();
         site.cluster().sql("CHECKPOINT");
         site.cluster().sql(status) == "lost"
@@ -346,7 +348,7 @@ fn a_slot_that_lost_its_wal_is_made_anew_and_the_loss_is_told() {
     assert!(codes(&outcome).contains(&"wal-lost".to_owned()), "{outcome}");
     assert_eq!(site.cluster().sql(status), "reserved");
     site.pgbak("base-backup").succeeds();
-    site.cluster().sql("INSERT INTO ledger SELECT coalesce(max(id), 0) + 1 FROM ledger");
+    site.cluster().sql("INSERT INTO diary SELECT coalesce(max(id), 0) + 1 FROM diary");
     site.pgbak("wal-sync").succeeds();
 }
 
@@ -394,19 +396,19 @@ fn a_second_one_on_the_same_slot_is_refused() {
 fn a_standby_is_streamed_from_and_followed_through_two_promotions() {
     let Some(mut site) = site(streaming()) else { return };
     site.pgbak("wal-sync").succeeds();
-    site.cluster().sql("INSERT INTO ledger VALUES (1)");
+    site.cluster().sql("INSERT INTO diary VALUES (1)");
     let mut standby = site.restore_streaming_standby();
     site.change_config(&site.cluster().connection("postgres"), &standby.connection("postgres"));
     let follower = site.call("wal-sync --follow --interval 1").start();
     wait_until_streaming(&standby);
-    site.cluster().sql("INSERT INTO ledger VALUES (2)");
+    site.cluster().sql("INSERT INTO diary VALUES (2)");
     let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
     wait_until_flushed(&standby, end);
 
     site.cluster_mut().crash();
     standby.sql("SELECT pg_promote()");
     wait_until("the history to be stored", || site.repository().holds("00000002.history"));
-    standby.sql("INSERT INTO ledger VALUES (3)");
+    standby.sql("INSERT INTO diary VALUES (3)");
     let end: Lsn = standby.sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
     wait_until_flushed(&standby, end);
     assert_has_all_up_to(&site.restore(""), 3);
@@ -422,14 +424,14 @@ fn a_standby_is_streamed_from_and_followed_through_two_promotions() {
     wait_until("the next standby to stream", || {
         standby.sql("SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'pgbak'") == "1"
     });
-    standby.sql("INSERT INTO ledger VALUES (4)");
+    standby.sql("INSERT INTO diary VALUES (4)");
     let end = standby.lsn();
     wait_until("the next standby to have it", || {
         next.sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) == "t"
     });
     standby.crash();
     next.sql("SELECT pg_promote()");
-    next.sql("INSERT INTO ledger VALUES (5)");
+    next.sql("INSERT INTO diary VALUES (5)");
     site.change_config(&standby.connection("postgres"), &next.connection("postgres"));
     site.pgbak("wal-sync").succeeds();
     assert!(site.repository().holds("00000003.history"));
@@ -437,7 +439,7 @@ fn a_standby_is_streamed_from_and_followed_through_two_promotions() {
     // From one backup, along each branch.
     for (timeline, id) in [(1, 2), (2, 4), (3, 5)] {
         let restored = site.restore(&format!("--target-timeline {timeline}"));
-        assert_eq!(restored.sql("SELECT max(id) FROM ledger"), id.to_string(), "timeline {timeline}");
+        assert_eq!(restored.sql("SELECT max(id) FROM diary"), id.to_string(), "timeline {timeline}");
     }
     site.pgbak("verify").succeeds();
 }
@@ -445,7 +447,7 @@ fn a_standby_is_streamed_from_and_followed_through_two_promotions() {
 #[test]
 fn the_tip_is_served_filled_up_at_the_end_of_the_archive_and_nowhere_else() {
     let Some(site) = site(streaming()) else { return };
-    site.cluster().sql("INSERT INTO ledger SELECT generate_series(1, 100)");
+    site.cluster().sql("INSERT INTO diary SELECT generate_series(1, 100)");
     site.pgbak("wal-sync").succeeds();
     let [part] = &parts(site.repository())[..] else { panic!("{:?}", parts(site.repository())) };
     let segment = part[..24].to_owned();
@@ -471,9 +473,9 @@ fn the_tip_is_served_filled_up_at_the_end_of_the_archive_and_nowhere_else() {
         .unwrap();
     fs::copy(site.repository().path.join(&stored), &kept).unwrap();
     site.cluster().switch_wal();
-    site.cluster().sql("INSERT INTO ledger VALUES (101)");
+    site.cluster().sql("INSERT INTO diary VALUES (101)");
     site.cluster().switch_wal();
-    site.cluster().sql("INSERT INTO ledger VALUES (102)");
+    site.cluster().sql("INSERT INTO diary VALUES (102)");
     site.pgbak("wal-sync").succeeds();
     site.repository().remove(&site.repository().wal_file(&segment).unwrap());
     fs::rename(&kept, site.repository().path.join(&stored)).unwrap();
@@ -485,7 +487,7 @@ fn the_tip_is_served_filled_up_at_the_end_of_the_archive_and_nowhere_else() {
 #[test]
 fn a_damaged_part_is_found_and_never_served() {
     let Some(site) = site(streaming()) else { return };
-    site.cluster().sql("INSERT INTO ledger SELECT generate_series(1, 100)");
+    site.cluster().sql("INSERT INTO diary SELECT generate_series(1, 100)");
     site.pgbak("wal-sync").succeeds();
     let part = site
         .repository()
@@ -512,7 +514,7 @@ fn a_server_put_back_to_an_older_state_is_refused() {
     let copied = std::process::Command::new("cp").arg("-a").arg(&data).arg(&copy).status().unwrap();
     assert!(copied.success());
     site.cluster_mut().start();
-    site.cluster().sql("INSERT INTO ledger SELECT generate_series(1, 10000)");
+    site.cluster().sql("INSERT INTO diary SELECT generate_series(1, 10000)");
     site.pgbak("wal-sync").succeeds();
     let before = site.repository().files();
     site.cluster_mut().stop();
@@ -532,7 +534,7 @@ fn status_says_how_much_would_be_lost() {
     let of_first = |outcome: &Outcome| outcome.json()["repositories"][0].clone();
     let well = of_first(&site.pgbak("status --json").succeeds());
     assert_eq!((&well["wal_at_risk_bytes"], &well["wal_at_risk_seconds"]), (&0.into(), &0.into()));
-    site.cluster().sql("INSERT INTO ledger SELECT generate_series(1, 1000)");
+    site.cluster().sql("INSERT INTO diary SELECT generate_series(1, 1000)");
     let mut last = None;
     wait_until("the loss to be as old as it may not get", || {
         let outcome = site.pgbak("status --json");

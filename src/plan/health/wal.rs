@@ -205,17 +205,14 @@ fn timeline(observations: &Observations) -> Option<Finding> {
         || !archives().any(|archive| server == first || archive.histories().contains_key(&server))
     {
         let message = format!("the server is on timeline {server}, whose history is in no repository");
-        return Some(Finding::warning("timeline-not-archived", message).hint(format!(
-            "{}",
-            match observations.source {
-                super::WalSource::Stream { .. } => "Run `pgbak wal-sync`, which fetches it.".to_owned(),
-                _ => format!(
-                    "Run `pgbak wal-push pg_wal/{:08X}.history` in the server's data directory, and see why it was not \
-                     archived.",
-                    server.get()
-                ),
-            }
-        )));
+        let history = format!("{:08X}.history", server.get());
+        let hint = match observations.source {
+            super::WalSource::Stream { .. } => "Run `pgbak wal-sync`, which fetches it.".to_owned(),
+            _ => format!(
+                "Run `pgbak wal-push pg_wal/{history}` in the server's data directory, and see why it was not archived."
+            ),
+        };
+        return Some(Finding::warning("timeline-not-archived", message).hint(hint));
     }
     (server < newest).then(|| {
         let message = format!(

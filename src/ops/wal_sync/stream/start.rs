@@ -83,32 +83,44 @@ impl Search<'_> {
         Start { timeline, lsn: SegmentName::holding(lsn, timeline, self.size).start(self.size) }
     }
 
-    /// Behind the last segment of the history that a repository holds whole.
+    /// Behind the last segment of the history that a repository holds whole; or at a later one of which it has a part.
     fn end_of(&self, repository: &Repository) -> Result<Option<Start>, Error> {
         let system = self.identity.system_identifier;
         let directories = repository.wal_directories(system)?;
         for span in self.history.spans().rev() {
             let last = self.last_of(span);
             for log in directories.logs.keys().rev().filter(|log| log.timeline == span.timeline) {
-                if let Some(number) = self.newest_in(repository, system, *log, last)? {
-                    return Ok(Some(self.behind(span, number)));
+                let (whole, begun) = self.newest_in(repository, system, *log, last)?;
+                match begun.filter(|begun| whole < Some(*begun)) {
+                    Some(number) => {
+                        let segment = SegmentName { timeline: span.timeline, number };
+                        return Ok(Some(Start { timeline: span.timeline, lsn: segment.start(self.size) }));
+                    }
+                    None if whole.is_some() => return Ok(whole.map(|number| self.behind(span, number))),
+                    None => {}
                 }
             }
         }
         Ok(None)
     }
 
+    /// The last segment that is there whole, and the last one of which there is a part from its beginning on.
     fn newest_in(
         &self,
         repository: &Repository,
         system: SystemIdentifier,
         log: LogDirectory,
         last: u64,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<(Option<u64>, Option<u64>), Error> {
         let files = repository.wal_files(system, log)?;
-        let whole = files.keys().filter(|name| matches!(name, WalFileName::Segment(_)));
-        let numbers = whole.filter_map(|name| Some(name.segment(self.size)?.number));
-        Ok(numbers.filter(|number| *number <= last).max())
+        let newest = |is_wanted: &dyn Fn(&WalFileName) -> bool| {
+            let names = files.keys().filter(|name| is_wanted(name));
+            let numbers = names.filter_map(|name| Some(name.segment(self.size)?.number));
+            numbers.filter(|number| *number <= last).max()
+        };
+        let whole = newest(&|name| matches!(name, WalFileName::Segment(_)));
+        let begun = newest(&|name| name.part().is_some_and(|part| part.begin == 0));
+        Ok((whole, begun))
     }
 
     /// The number of the last segment in which `span` has WAL.
@@ -218,6 +230,9 @@ mod tests {
         let went_on =
             repository(&["000000010000000000000002", "000000010000000000000003", "000000010000000000000009"]);
         assert_eq!(starts(&[went_on], &history, 24).unwrap()[0], (2, at(12)));
+        let begun =
+            repository(&["000000010000000000000003", "000000020000000000000005.partial.00000000-00800000"]);
+        assert_eq!(starts(&[begun], &history, 24).unwrap()[0], (2, at(20)));
         let new = repository(&["000000010000000000000002", "000000020000000000000003"]);
         assert_eq!(starts(&[new], &history, 24).unwrap()[0], (2, at(16)));
     }
