@@ -2,7 +2,7 @@
 # How fast pgbak is, beside what else does the same job: pg_basebackup, tar and pgBackRest.
 #
 #     tests/bench/run.sh                          everything, about ten minutes
-#     ONLY=wal tests/bench/run.sh                 one of: backup, restore, verify, wal, ssh, start
+#     ONLY=wal tests/bench/run.sh                 one of: backup, restore, verify, wal, stream, ssh, start
 #     PGBAK=target/release/pgbak tests/bench/run.sh
 #
 # All run in turn on the same cluster, half of it incompressible, in memory (/dev/shm), so that neither the disk nor
@@ -20,7 +20,7 @@ cd "$(dirname "$0")/../.."
 SIZE_MB=${SIZE_MB:-2500}
 RUNS=${RUNS:-5}
 SSH_RUNS=${SSH_RUNS:-3}
-ONLY=${ONLY:-backup restore verify wal ssh start}
+ONLY=${ONLY:-backup restore verify wal stream ssh start}
 MEMORY=${MEMORY:-/dev/shm}
 DISK=${DISK:-/var/tmp}
 
@@ -83,14 +83,15 @@ psql() { "$bin/psql" --no-psqlrc "$@"; }
 
 # --- measuring ------------------------------------------------------------------------------------------------
 
-declare -A times=() memory=()
+declare -A times=() memory=() processor=()
 
-# measure NAME COMMAND…: notes how long the command took, in microseconds, and its peak memory in kB.
+# measure NAME COMMAND…: notes how long the command took and how much of the processors, in microseconds, and its peak
+# memory in kB.
 measure() {
     local name=$1 begin end
     shift
     begin=${EPOCHREALTIME/[.,]/}
-    as_postgres /usr/bin/time -f %M -o "$work/peak" "$@" >"$work/output" 2>&1 || {
+    as_postgres /usr/bin/time -f '%U %S %M' -o "$work/peak" "$@" >"$work/output" 2>&1 || {
         say "$name failed: $*"
         tail -n 20 "$work/output" >&2
         return 1
@@ -98,7 +99,8 @@ measure() {
     end=${EPOCHREALTIME/[.,]/}
     if ((round > 0)); then
         times[$name]+="$((end - begin)) "
-        memory[$name]+="$(tail -n 1 "$work/peak") "
+        memory[$name]+="$(tail -n 1 "$work/peak" | cut -d ' ' -f 3) "
+        processor[$name]+="$(tail -n 1 "$work/peak" | awk '{ printf "%d", ($1 + $2) * 1e6 }') "
     fi
 }
 
@@ -293,6 +295,92 @@ bench_wal() {
     new_stanza "$disk/pgbackrest"
     rounds wal_round
     wal_table
+}
+
+# A backlog, received from its slot into an archive that ends where it begins. Both write to the same disk in memory.
+stream_round() {
+    rm -rf "$work/pgbak" "$work/state" "$work/received"
+    as_postgres cp -r "$work/before" "$work/pgbak"
+    measure stream:pgbak env PGBAK_STATE_DIRECTORY="$work/state" "$pgbak" --config "$work/pgbak-stream.toml" wal-sync
+    make_directory "$work/received"
+    as_postgres cp "$before" "$work/received/"
+    measure stream:pg_receivewal "$bin/pg_receivewal" -D "$work/received" --slot=received --compress=lz4 --no-loop \
+        --endpos="$backlog_end"
+}
+
+# flush_lag PID: the median over ten seconds of how long the server waited to hear that WAL is durable, in milliseconds.
+flush_lag() {
+    local pid=$1
+    "$bin/pgbench" --client=4 --jobs=2 --time=11 >"$work/pgbench.log" 2>&1 &
+    sleep 1
+    for _ in {1..100}; do
+        psql -Atc "SELECT extract(epoch FROM flush_lag) * 1000 FROM pg_stat_replication WHERE pid = $pid"
+        sleep 0.1
+    done | sort -n | awk 'NF { v[++n] = $1 } END { printf "%.1f ms, 95 %% within %.1f ms", v[int((n + 1) / 2)], v[int(n * 0.95)] }'
+    wait $!
+}
+
+# Commits to durable, on a real disk, with a flush for each.
+follow_delay() {
+    local name=$1 pid=''
+    shift
+    as_postgres "$@" >"$work/output" 2>&1 &
+    local follower=$!
+    until [[ -n $pid ]]; do
+        sleep 0.1
+        pid=$(psql -Atc "SELECT pid FROM pg_stat_replication WHERE application_name = '$name' AND state = 'streaming'")
+    done
+    flush_lag "$pid"
+    pkill -TERM -P "$follower" || kill "$follower"
+    wait "$follower" || true
+}
+
+bench_stream() {
+    local name
+    for name in memory disk; do
+        local directory=$work file=$work/pgbak-stream.toml
+        [[ $name == memory ]] || { directory=$disk file=$work/pgbak-follow.toml; }
+        as_postgres tee "$file" >/dev/null <<-END
+	[postgres]
+	connection = "host=$work user=postgres"
+	[wal]
+	source = "stream"
+	slot = "pgbak_$name"
+	[backup]
+	workers = 2
+	[[repository]]
+	name = "$name"
+	path = "$directory/pgbak"
+	END
+    done
+    rm -rf "$work/pgbak" "$work/before" "$disk/pgbak"
+    as_postgres "$pgbak" -q --config "$work/pgbak-stream.toml" base-backup >/dev/null
+    psql -qc 'SELECT pg_switch_wal()' >/dev/null
+    as_postgres env PGBAK_STATE_DIRECTORY="$work/state" "$pgbak" -q --config "$work/pgbak-stream.toml" wal-sync
+    as_postgres mv "$work/pgbak" "$work/before"
+    backlog_begin=$(psql -Atc 'SELECT pg_current_wal_flush_lsn()')
+    before=$(psql -Atc 'SELECT pg_walfile_name(pg_current_wal_lsn() - 16777216)')
+    before=$work/data/pg_wal/$before
+    psql -Atqc "SELECT pg_create_physical_replication_slot('received', true)" >/dev/null
+    psql -qc "ALTER SYSTEM SET wal_keep_size = '4GB'" -c 'SELECT pg_reload_conf()' >/dev/null
+    "$bin/pgbench" --quiet --initialize --init-steps=dtGvp --scale=50 2>"$work/pgbench.log"
+    "$bin/pgbench" --client=4 --jobs=2 --time=20 >"$work/pgbench.log" 2>&1
+    psql -qc 'SELECT pg_switch_wal()' >/dev/null
+    backlog_end=$(psql -Atc 'SELECT pg_current_wal_flush_lsn()')
+    rounds stream_round
+    heading "$(psql -Atc "SELECT pg_size_pretty(pg_lsn '$backlog_end' - pg_lsn '$backlog_begin')") of WAL, from a slot"
+    row stream:pgbak "pgbak wal-sync, zstd:3"
+    row stream:pg_receivewal "pg_receivewal --compress=lz4" 1.00
+    awk -v own="$(median "${processor[stream:pgbak]}")" -v other="$(median "${processor[stream:pg_receivewal]}")" 'BEGIN {
+        printf "\nProcessor time: pgbak %.2f s, pg_receivewal %.2f s: %.2f times (goal: 1.50%s).\n",
+            own / 1e6, other / 1e6, own / other, own / other <= 1.5 ? "" : ", MISSED" }'
+
+    psql -qc 'ALTER SYSTEM SET fsync = on' -c 'SELECT pg_reload_conf()' >/dev/null
+    printf '\nFrom commit to durable on disk, under pgbench, the median: pgbak wal-sync --follow %s (goal: 50 ms);' \
+        "$(follow_delay pgbak env PGBAK_STATE_DIRECTORY="$work/state-follow" "$pgbak" --config "$work/pgbak-follow.toml" wal-sync --follow)"
+    make_directory "$disk/received"
+    printf ' pg_receivewal --synchronous %s.\n' \
+        "$(follow_delay pg_receivewal "$bin/pg_receivewal" -D "$disk/received" --synchronous --compress=lz4 --no-loop)"
 }
 
 # --- over SSH ---------------------------------------------------------------------------------------------------
@@ -527,5 +615,6 @@ if [[ $ONLY == *restore* ]]; then
 fi
 if [[ $ONLY == *verify* ]]; then bench_verify; fi
 if [[ $ONLY == *wal* ]]; then bench_wal; fi
+if [[ $ONLY == *stream* ]]; then bench_stream; fi
 if [[ $ONLY == *ssh* ]]; then bench_ssh; fi
 if [[ $ONLY == *start* ]]; then bench_start; fi

@@ -485,6 +485,92 @@ fn the_tip_is_served_filled_up_at_the_end_of_the_archive_and_nowhere_else() {
 }
 
 #[test]
+fn nothing_is_served_in_the_place_of_a_file_that_has_more() {
+    let Some(site) = site(streaming()) else { return };
+    site.cluster().sql("INSERT INTO diary SELECT generate_series(1, 100)");
+    site.pgbak("wal-sync").succeeds();
+    let segment = parts(site.repository())[0][..24].to_owned();
+    let directory = site.make_directory("pg_wal");
+    let own = fs::read(site.cluster().data.join("pg_wal").join(&segment)).unwrap();
+    let fetch = || site.pgbak(&format!("wal-fetch {segment} {}", directory.join("RECOVERYXLOG").display()));
+    // A standby has flushed more than anybody has stored, and its primary counts on that.
+    site.write(&format!("pg_wal/{segment}"), &own);
+    fetch().exits(1);
+    // A base backup has brought the beginning; or a file was made ready for WAL to come.
+    for used in [own.len() / 1000, 0] {
+        let mut beginning = own[..used].to_vec();
+        beginning.resize(own.len(), 0);
+        site.write(&format!("pg_wal/{segment}"), &beginning);
+        fetch().succeeds();
+        fs::remove_file(directory.join("RECOVERYXLOG")).unwrap();
+    }
+}
+
+/// The lines of RESTORE.md from the one that begins so to the one that ends the block, as a script.
+fn commands(text: &str, first: &str) -> String {
+    let lines = text.lines().skip_while(|line| !line.trim_start().starts_with(first));
+    lines.take_while(|line| line.starts_with("    ")).map(|line| format!("{}\n", line.trim_start())).collect()
+}
+
+#[test]
+fn a_stranger_s_hand_follows_the_archive_down_to_the_last_commit() {
+    let Some(mut site) = site(streaming()) else { return };
+    let follower = follow(&site);
+    let ledger = Ledger::write(site.cluster());
+    ledger.wait_for_more(100);
+    site.cluster().switch_wal();
+    ledger.wait_for_more(100);
+    // As it is in the middle, in many parts.
+    follower.signal(Signal::KILL);
+    drop(follower.finish());
+    let system = site.cluster().system_identifier();
+    let repository = site.repository();
+    let some = parts(repository);
+    assert!(some.len() > 1, "{some:?}");
+    let durable =
+        site.cluster().sql("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'pgbak'");
+    let durable: Lsn = durable.parse().unwrap();
+    drop(ledger.finish());
+
+    let directory = site.fresh("by-hand");
+    repository.restore_by_hand(&repository.the_backup(), &directory);
+    let manual = fs::read_to_string(repository.path.join("RESTORE.md")).unwrap();
+    let [settings, tip] = ["cat >> \"$DATA/postgresql.auto.conf\"", "cd \"/THIS/REPOSITORY/wal-archive"]
+        .map(|first| commands(&manual, first).replace("0000000100000000000000A3", &some[0][..24]));
+    assert!(settings.contains("restore_command") && tip.contains("truncate"), "{manual}");
+    let script = format!("set -e\nDATA={}\n{settings}\n{tip}", directory.display());
+    let script =
+        script.replace("/THIS/REPOSITORY", repository.path.to_str().unwrap()).replace("SYSTEM", &system);
+    let script: String = script
+        .lines()
+        .filter(|line| !line.starts_with("recovery_target"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let script = site.write("by-hand.sh", script);
+    fs::write(directory.join("recovery.signal"), "").unwrap();
+    site.identity().own_path(&directory.join("recovery.signal"));
+    crate::support::process::run(site.identity().command("sh", "KILL").arg(&script));
+
+    let mut restored = site.restored_in(&directory);
+    restored.launch();
+    restored.wait_until_recovered();
+    let expected = commits_before(&site, durable);
+    assert_has_all_up_to(&restored, expected);
+    site.cluster_mut().stop();
+}
+
+/// How many rows the diary had when the WAL ended there, if each commit is one row.
+fn commits_before(site: &Site, end: Lsn) -> i64 {
+    let start = site.repository().record(&site.repository().the_backup())["stop_lsn"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let commits = site.cluster().commits_since(start);
+    commits.iter().filter(|commit| commit.lsn < end).count() as i64
+}
+
+#[test]
 fn a_damaged_part_is_found_and_never_served() {
     let Some(site) = site(streaming()) else { return };
     site.cluster().sql("INSERT INTO diary SELECT generate_series(1, 100)");

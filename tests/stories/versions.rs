@@ -3,11 +3,11 @@
 use std::fs;
 
 use crate::site;
-use crate::support::{Cluster, Repository, Site};
+use crate::support::{Cluster, Repository, Site, SiteBuilder, wait_until};
 
 /// Everything that a cluster may have: tablespaces, large segments, compressed full-page images.
-fn rich_site() -> Option<Site> {
-    let site = Site::with().tablespaces(2).repositories(2).initdb("--wal-segsize=64");
+fn rich(builder: SiteBuilder) -> Option<Site> {
+    let site = builder.tablespaces(2).repositories(2).initdb("--wal-segsize=64");
     let site = site.settings("wal_compression = on").config("[backup]\nworkers = 2").build()?;
     let sql = "CREATE TABLE orders (id int, item text) TABLESPACE space1;
                CREATE INDEX ON orders (id) TABLESPACE space2;
@@ -32,7 +32,7 @@ fn orders(cluster: &Cluster) -> String {
 
 #[test]
 fn a_cluster_with_everything_comes_back_to_the_second_before_the_mistake() {
-    let Some(site) = rich_site() else { return };
+    let Some(site) = rich(Site::with()) else { return };
     let shop = site.cluster();
     site.pgbak("base-backup").succeeds();
     shop.sql("INSERT INTO orders SELECT n, md5(n::text) FROM generate_series(20001, 30000) AS n");
@@ -51,6 +51,59 @@ fn a_cluster_with_everything_comes_back_to_the_second_before_the_mistake() {
         assert_eq!(restored.sql("SELECT count(*) FROM carts"), "0", "unlogged tables come back empty");
         restored.sql("INSERT INTO orders VALUES (0, 'new')");
     }
+}
+
+#[test]
+fn what_was_streamed_comes_back_to_the_second_before_the_mistake_and_to_the_last_commit() {
+    let streaming = Site::with().without_archiving().config("[wal]\nsource = \"stream\"");
+    let Some(site) = rich(streaming) else { return };
+    let shop = site.cluster();
+    site.pgbak("base-backup").succeeds();
+    site.pgbak("wal-sync").succeeds();
+    shop.sql("INSERT INTO orders SELECT n, md5(n::text) FROM generate_series(20001, 30000) AS n");
+    let (before, expected) = (shop.now(), orders(shop));
+    shop.sql("DELETE FROM orders WHERE id % 2 = 0");
+    shop.switch_wal();
+    shop.sql("INSERT INTO orders VALUES (30001, 'the last')");
+    let last = orders(shop);
+    site.pgbak("wal-sync").succeeds();
+    site.pgbak("status").succeeds().stdout_has("nothing would be lost");
+
+    let arguments = format!("--target-time '{before}' --target-action promote {}", mapping(&site));
+    assert_eq!(orders(&site.restore(&arguments)), expected);
+    let restored = site.restore(&format!("--repository second {}", mapping(&site)));
+    assert_eq!(orders(&restored), last);
+    site.pgbak("verify").succeeds();
+}
+
+#[test]
+fn streaming_follows_a_standby_through_its_promotion() {
+    let streaming = Site::with().without_archiving().config("[wal]\nsource = \"stream\"");
+    let Some(mut site) = streaming.build() else { return };
+    site.cluster().sql("CREATE TABLE orders AS SELECT 1 AS id, 'one' AS item");
+    site.pgbak("base-backup").succeeds();
+    site.pgbak("wal-sync").succeeds();
+    let standby = site.restore_streaming_standby();
+    site.change_config(&site.cluster().connection("postgres"), &standby.connection("postgres"));
+    let follower = site.call("wal-sync --follow --interval 1").start();
+    let streams = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pgbak'";
+    wait_until("pgbak to stream from the standby", || standby.sql(streams) == "1");
+    site.cluster().sql("INSERT INTO orders VALUES (2, 'before')");
+    let end = site.cluster().lsn();
+    let has_it = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+    wait_until("the standby to have it", || standby.sql(&has_it) == "t");
+    site.cluster_mut().crash();
+    standby.sql("SELECT pg_promote()");
+    wait_until("the history to be stored", || site.repository().holds("00000002.history"));
+    standby.sql("INSERT INTO orders VALUES (3, 'after')");
+    let end = standby.sql("SELECT pg_current_wal_flush_lsn()");
+    let flushed =
+        format!("SELECT flush_lsn >= '{end}' FROM pg_stat_replication WHERE application_name = 'pgbak'");
+    wait_until("it to be flushed", || standby.sql(&flushed) == "t");
+    follower.signal(rustix::process::Signal::TERM);
+    follower.finish().exits(143);
+    assert_eq!(site.restore("").sql("SELECT count(*) FROM orders"), "3");
+    assert_eq!(site.restore("--target-timeline 1").sql("SELECT count(*) FROM orders"), "2");
 }
 
 #[test]
@@ -107,7 +160,7 @@ fn pages_without_checksums_are_no_obstacle() {
 
 #[test]
 fn a_stranger_s_hand_restores_it_and_the_server_accepts_it() {
-    let Some(site) = rich_site() else { return };
+    let Some(site) = rich(Site::with()) else { return };
     site.pgbak("base-backup").succeeds();
     let expected = orders(site.cluster());
     let repository: &Repository = site.repository();
