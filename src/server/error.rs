@@ -153,10 +153,7 @@ impl Cause {
             Self::WrongPassword => {
                 "Check the password in the connection string, PGPASSWORD or ~/.pgpass.".to_owned()
             }
-            Self::NoHbaEntry { line } => format!(
-                "Add the line `{line}` to the server's pg_hba.conf, before any that rejects, and run `SELECT \
-                 pg_reload_conf();` there."
-            ),
+            Self::NoHbaEntry { line } => hba_hint(line),
             Self::IdentityRejected => {
                 "Connect as the role that pg_hba.conf and pg_ident.conf expect for this \
                 user or certificate, and see the server's log for what did not fit."
@@ -197,6 +194,19 @@ impl Cause {
             }
             Self::PageChecksum | Self::Other => return None,
         })
+    }
+}
+
+fn hba_hint(line: &str) -> String {
+    let add = format!(
+        "Add the line `{line}` to the server's pg_hba.conf, whose path `SHOW hba_file;` tells, before any that rejects, \
+         and run `SELECT pg_reload_conf();` there."
+    );
+    match line.starts_with("local ") {
+        true => format!(
+            "{add} With `peer` as its last word, the system's user of the role's name needs no password."
+        ),
+        false => add,
     }
 }
 

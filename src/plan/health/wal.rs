@@ -150,8 +150,8 @@ fn lags(observations: &Observations, findings: &mut Vec<Finding>) {
 
 fn behind_hint(observations: &Observations) -> &'static str {
     match observations.source {
-        super::WalSource::Push => "See the server's log for what `pgbak wal-push` said.",
-        super::WalSource::Directory => {
+        super::WalSource::Push { .. } => "See the server's log for what `pgbak wal-push` said.",
+        super::WalSource::Directory { .. } => {
             "Run `pgbak wal-sync`, and see the server's log for what archive_command said."
         }
         super::WalSource::Stream { .. } => "See why `pgbak wal-sync --follow` does not run.",
