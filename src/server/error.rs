@@ -83,6 +83,11 @@ pub enum Cause {
     },
     /// The operating system's user, the certificate or the role's name does not fit.
     IdentityRejected,
+    /// On a socket, it is the operating system's user that does not fit.
+    PeerRejected {
+        role: String,
+    },
+    DatabaseMissing,
     NotReplicationRole {
         role: String,
     },
@@ -118,7 +123,9 @@ impl Cause {
             "28000" if message.message.contains("pg_hba.conf") => {
                 Self::NoHbaEntry { line: login.hba_line(message) }
             }
+            "28000" if login.transport == "local" => Self::PeerRejected { role: login.user.to_owned() },
             "28000" => Self::IdentityRejected,
+            "3D000" => Self::DatabaseMissing,
             "42501" if login.is_replication => Self::NotReplicationRole { role: login.user.to_owned() },
             _ => Self::of(message),
         }
@@ -158,6 +165,13 @@ impl Cause {
                 "Connect as the role that pg_hba.conf and pg_ident.conf expect for this \
                 user or certificate, and see the server's log for what did not fit."
                     .to_owned()
+            }
+            Self::PeerRejected { role } => format!(
+                "Run pgbak as the system's user of that name, as in `sudo -u {role} pgbak status`, or let another in with a \
+                 line in pg_ident.conf."
+            ),
+            Self::DatabaseMissing => {
+                "Name one that exists, such as dbname=postgres, in `connection` in [postgres].".to_owned()
             }
             Self::NotReplicationRole { role } => {
                 format!(
