@@ -154,7 +154,7 @@ impl Error {
             }
             (ErrorKind::Denied, _) => {
                 format!(
-                    "Give it to the user that runs pgbak, as root: `install -d -m 700 -o USER {storage}`. All that is in it \
+                    "Make it writable for the user that runs pgbak, as root: `install -d -m 700 -o USER {storage}`. All that is in it \
                      must belong to that user, too."
                 )
             }

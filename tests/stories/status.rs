@@ -575,7 +575,7 @@ fn what_is_shown_as_restorable_is_and_nothing_else() {
 fn shape(text: &str) -> String {
     let changes = |word: &str| word.contains(|c: char| c.is_ascii_digit() || c == '/');
     let words = text.split_whitespace().map(|word| if changes(word) { "#" } else { word });
-    let is_unit = |word: &&str| ["s", "min"].contains(&word.trim_end_matches(','));
+    let is_unit = |word: &&str| ["s", "min", "kB", "MB"].contains(&word.trim_end_matches(','));
     let mut words: Vec<&str> = words.filter(|word| !is_unit(word)).collect();
     words.dedup_by(|next, word| *next == "#" && *word == "#");
     words.join(" ")
