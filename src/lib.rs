@@ -47,6 +47,9 @@
 //! * **Frame**: a piece of an archive that is compressed on its own.
 //! * **Finding**: something that is wrong and does not stop the command.
 
+// Those links lead on where the pages are made with --document-private-items.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod catalog;
 pub mod cli;
 pub mod config;

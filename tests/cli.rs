@@ -149,6 +149,8 @@ fn wrong_usage_is_one_line_and_a_hint() {
     desk.pgbak(&["base-backup", "--max-rate", "fast"]).exits(2).mentions("\"fast\" is not a rate");
     desk.pgbak(&["base-backup", "--compression", "zstd:99"]).exits(2).mentions("is not a compression");
     desk.pgbak(&["statsu"]).exits(2).mentions("hint: A similar subcommand exists: 'status'.");
+    let hint = "hint: A similar value exists: 'nagios'. See `pgbak status --help`.";
+    desk.pgbak(&["status", "--format", "nagois"]).exits(2).mentions(hint);
     desk.pgbak(&["-q", "-v", "status"]).exits(2);
     desk.pgbak(&["prune", "--pitr-window", "7"]).exits(2).mentions("\"7\" is not a span of time");
     desk.pgbak(&["shred"]).exits(2);

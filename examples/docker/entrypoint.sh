@@ -14,13 +14,15 @@ set -eu
 : "${PGBAK_ENVIRONMENT_FILE:=/run/pgbak.env}"
 export BACKUP_SCHEDULE WAL_SYNC_INTERVAL PGBAK_CRON_FILE PGBAK_ENVIRONMENT_FILE
 
-# cron and the health check run as root in the container; pgbak as the user that the repositories belong to.
-as_postgres() {
+# cron and the health check run as root in the container; pgbak as the user that the repositories belong to. In place
+# of this process, or of the subshell or job that it is called in, so that a signal reaches pgbak itself.
+become_postgres() {
     if [ "$(id -u)" -eq 0 ]; then
-        HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"
-    else
-        "$@"
+        HOME=/var/lib/postgresql
+        export HOME
+        exec setpriv --reuid=postgres --regid=postgres --init-groups -- "$@"
     fi
+    exec "$@"
 }
 
 # cron gives its jobs none of the container's variables, and their output to nobody.
@@ -34,19 +36,21 @@ write_crontab() {
 # What comes later is done whatever came before; the last exit code that was not 0 is told.
 backup() {
     status=0
-    as_postgres pgbak --quiet base-backup || status=$?
-    as_postgres pgbak --quiet prune || status=$?
-    as_postgres pgbak --quiet verify --quick || status=$?
+    (become_postgres pgbak --quiet base-backup) || status=$?
+    (become_postgres pgbak --quiet prune) || status=$?
+    (become_postgres pgbak --quiet verify --quick) || status=$?
     return "$status"
 }
 
 run() {
     write_crontab
+    cron='' sync=''
+    # shellcheck disable=SC2086  # either may not be there yet
+    trap 'kill $cron $sync 2>/dev/null; wait; exit 143' TERM INT
     cron -f &
     cron=$!
-    as_postgres pgbak wal-sync --follow --interval "$WAL_SYNC_INTERVAL" &
+    become_postgres pgbak wal-sync --follow --interval "$WAL_SYNC_INTERVAL" &
     sync=$!
-    trap 'kill "$cron" "$sync" 2>/dev/null; wait; exit 143' TERM INT
     # Where either ends, so does the container, to be started again.
     while kill -0 "$cron" 2>/dev/null && kill -0 "$sync" 2>/dev/null; do
         sleep 1 &
@@ -60,6 +64,6 @@ run() {
 case ${1:-run} in
 run) run ;;
 backup) backup ;;
-healthy) as_postgres pgbak status --format nagios ;;
-*) as_postgres "$@" ;;
+healthy) become_postgres pgbak status --format nagios ;;
+*) become_postgres "$@" ;;
 esac

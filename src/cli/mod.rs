@@ -246,7 +246,7 @@ fn answer_or_refuse(error: &clap::Error, process: Process<'_>, rules: Rules) -> 
     }
     let format = usage::log_format(&process.arguments);
     let log = Log::new(format, LevelFilter::WARN, process.stderr_reader, process.clock, stderr);
-    let failure = usage::failure(error);
+    let failure = usage::failure(error, &process.arguments);
     refuse(&log, &failure);
     tell_monitoring(rules, &failure, process.stdout);
     rules.usage()

@@ -16,7 +16,7 @@ pub fn is_answer(error: &clap::Error) -> bool {
 /// One line, and where to read on.
 ///
 /// clap renders paragraphs: the error, perhaps over several lines, then tips, then usage.
-pub fn failure(error: &clap::Error) -> Failure {
+pub fn failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let rendered = error.render().to_string();
     let mut paragraphs = rendered.split("\n\n");
     let message = paragraphs.next().unwrap_or_default();
@@ -24,7 +24,7 @@ pub fn failure(error: &clap::Error) -> Failure {
     let words: Vec<_> = message.split_whitespace().collect();
     let tips = rendered.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
     let tips: String = tips.map(|tip| sentence(tip) + " ").collect();
-    Failure::usage(words.join(" "), format!("{tips}See `{} --help`.", command(error)))
+    Failure::usage(words.join(" "), format!("{tips}See `{} --help`.", command(error, arguments)))
 }
 
 fn sentence(tip: &str) -> String {
@@ -33,10 +33,12 @@ fn sentence(tip: &str) -> String {
     first.into_iter().flatten().chain(letters).chain(['.']).collect()
 }
 
-/// The command that was called, as the usage line names it: `pgbak restore`.
-fn command(error: &clap::Error) -> String {
+/// The command that was called, as the usage line names it, `pgbak restore`; without such a line, as the arguments do.
+fn command(error: &clap::Error, arguments: &[OsString]) -> String {
     let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) else {
-        return "pgbak".to_owned();
+        let described = super::description();
+        let called = arguments.iter().find_map(|argument| described.find_subcommand(argument));
+        return called.map_or_else(|| "pgbak".to_owned(), |command| format!("pgbak {}", command.get_name()));
     };
     let usage = usage.to_string();
     let words = usage.trim_start_matches("Usage:").split_whitespace();

@@ -45,7 +45,7 @@ pub struct WalFetchAhead {
 
 fn help() -> String {
     exit::help(
-        "  restore_command = 'pgbak wal-fetch %f %p'    # in postgresql.conf; `pgbak restore` writes it",
+        "  restore_command = '/usr/local/bin/pgbak wal-fetch %f %p'    # in postgresql.conf; `pgbak restore` writes it",
         &[
             ("0", "fetched"),
             ("1", "the repository was read, and has neither this file nor a later one of its timeline"),

@@ -22,7 +22,7 @@ pub struct WalPush {
 
 fn help() -> String {
     exit::help(
-        "  archive_command = 'pgbak wal-push %p'    # in postgresql.conf",
+        "  archive_command = '/usr/local/bin/pgbak wal-push %p'    # in postgresql.conf",
         &[("0", "the file is safe; PostgreSQL may forget it"), exit::FAILED, exit::USAGE, exit::INTERRUPTED],
     )
 }

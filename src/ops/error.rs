@@ -127,7 +127,7 @@ impl Error {
                 "Nothing was stored. Check the file with `pg_waldump`, and the disk that it lies on.".into()
             }
             Self::WrongWalName { .. } => {
-                "Set `archive_command = 'pgbak wal-push %p'` in postgresql.conf.".into()
+                "Set `archive_command = '/usr/local/bin/pgbak wal-push %p'`, or where pgbak is, in postgresql.conf.".into()
             }
             Self::ForeignWal { .. } => {
                 "Nothing was stored. Give each cluster a configuration and repositories of its own.".into()

@@ -17,6 +17,7 @@ mod data_directory;
 mod error;
 mod process;
 mod repositories;
+mod server_calls;
 mod wal_file;
 
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ pub struct Context<'a> {
     pub clock: &'a (dyn Fn() -> DateTime<Utc> + Sync),
     pub interrupt: &'a Interrupt,
     pub meter: &'a Arc<Meter>,
-    /// This binary, as `restore_command` will call it.
+    /// This binary, as PostgreSQL is to call it.
     pub program: PathBuf,
     /// Where pgbak keeps what belongs to no repository: locks and files fetched ahead.
     pub state_directory: PathBuf,

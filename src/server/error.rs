@@ -83,6 +83,11 @@ pub enum Cause {
     },
     /// The operating system's user, the certificate or the role's name does not fit.
     IdentityRejected,
+    /// On a socket, it is the operating system's user that does not fit.
+    PeerRejected {
+        role: String,
+    },
+    DatabaseMissing,
     NotReplicationRole {
         role: String,
     },
@@ -119,7 +124,9 @@ impl Cause {
             "28000" if message.message.contains("pg_hba.conf") => {
                 Self::NoHbaEntry { line: login.hba_line(message) }
             }
+            "28000" if login.transport == "local" => Self::PeerRejected { role: login.user.to_owned() },
             "28000" => Self::IdentityRejected,
+            "3D000" => Self::DatabaseMissing,
             "42501" if login.is_replication => Self::NotReplicationRole { role: login.user.to_owned() },
             _ => Self::of(message),
         }
@@ -155,14 +162,18 @@ impl Cause {
             Self::WrongPassword => {
                 "Check the password in the connection string, PGPASSWORD or ~/.pgpass.".to_owned()
             }
-            Self::NoHbaEntry { line } => format!(
-                "Add the line `{line}` to the server's pg_hba.conf, before any that rejects, and run `SELECT \
-                 pg_reload_conf();` there."
-            ),
+            Self::NoHbaEntry { line } => hba_hint(line),
             Self::IdentityRejected => {
                 "Connect as the role that pg_hba.conf and pg_ident.conf expect for this \
                 user or certificate, and see the server's log for what did not fit."
                     .to_owned()
+            }
+            Self::PeerRejected { role } => format!(
+                "Run pgbak as the system's user of that name, as in `sudo -u {role} pgbak status`, or let another in with a \
+                 line in pg_ident.conf."
+            ),
+            Self::DatabaseMissing => {
+                "Name one that exists, such as dbname=postgres, in `connection` in [postgres].".to_owned()
             }
             Self::NotReplicationRole { role } => {
                 format!(
@@ -199,6 +210,19 @@ impl Cause {
             }
             Self::SlotExists | Self::PageChecksum | Self::Other => return None,
         })
+    }
+}
+
+fn hba_hint(line: &str) -> String {
+    let add = format!(
+        "Add the line `{line}` to the server's pg_hba.conf, whose path `SHOW hba_file;` tells, before any that rejects, \
+         and run `SELECT pg_reload_conf();` there."
+    );
+    match line.starts_with("local ") {
+        true => format!(
+            "{add} With `peer` as its last word, the system's user of the role's name needs no password."
+        ),
+        false => add,
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! Where pgbak differs: an unknown keyword is refused with the nearest known one; a parameter that cannot be kept
 //! to is refused, never ignored ([`super::parameters`]); connecting does not wait for ever unless
-//! `connect_timeout=0` says so; TCP keepalives find a dead server within two minutes unless they are set otherwise.
+//! `connect_timeout=0` says so; where no database is named it is `postgres`, not one of the role's name, which a role
+//! for backups hardly has; TCP keepalives find a dead server within two minutes unless they are set otherwise.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +19,9 @@ use super::conninfo::ConninfoError;
 use super::pass_file::{PassFile, Wanted};
 use super::service_file::ServiceError;
 use super::values::{self, Values};
+
+/// Every cluster has it, unless somebody has dropped it.
+const USUAL_DATABASE: &str = "postgres";
 
 /// Everything that is needed to connect. `Debug` does not show passwords.
 #[derive(Clone, Debug)]
@@ -239,7 +243,7 @@ impl ConnectionSettings {
             });
         Ok(Self {
             hosts: values::hosts(&values)?,
-            database: values.get("dbname").unwrap_or(&user).to_owned(),
+            database: values.get("dbname").unwrap_or(USUAL_DATABASE).to_owned(),
             user,
             application_name: values.get("application_name").map(str::to_owned),
             options: values.get("options").map(str::to_owned),
@@ -323,7 +327,7 @@ mod tests {
         let place = Place::Socket(values::default_socket_directory().into());
         assert_eq!(settings.hosts, [Host { place, port: 5432 }]);
         assert_eq!(settings.user, Account::of_this_process().unwrap().name);
-        assert_eq!(settings.database, settings.user);
+        assert_eq!(settings.database, "postgres");
         assert_eq!(settings.tls.mode, SslMode::Prefer);
         assert_eq!(settings.tls.roots, RootCertificates::None);
         assert_eq!(settings.connect_timeout, Some(Duration::from_secs(60)));

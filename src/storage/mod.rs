@@ -142,7 +142,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let Self { storage, .. } = self;
         if let Some(failure) = self.source.downcast_ref::<sftp::Failure>()
-            && let Some(hint) = failure.hint(storage)
+            && let Some(hint) = failure.hint(self.verb, storage)
         {
             return Some(hint);
         }
@@ -153,14 +153,18 @@ impl Error {
                 )
             }
             (ErrorKind::Denied, _) => {
-                format!("Check who owns {storage} and that it is writable by this user.")
+                format!(
+                    "Make it writable for the user that runs pgbak, as root: `install -d -m 700 -o USER {storage}`. All that is in it \
+                     must belong to that user, too."
+                )
             }
             (ErrorKind::NoSpace, _) => {
                 format!("Free space in {storage}, for example with `pgbak prune`, and run again.")
             }
             (ErrorKind::NotFound, "create") => {
+                let above = storage.rsplit_once('/').map_or("", |(above, _)| above);
                 format!(
-                    "The directory that should hold {storage} is missing: mount it, or make it with `mkdir`."
+                    "The directory that should hold {storage} is missing: mount it, or make it with `mkdir -p {above}`."
                 )
             }
             _ => return None,

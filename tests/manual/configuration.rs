@@ -34,7 +34,7 @@ const FOOT: &str = r#".SH FILES
 The configuration.
 .TP
 .I /var/lib/pgbak
-Where pgbak, run by root, keeps its locks and what it remembers;
+Where pgbak, run by root or by the user that it belongs to, keeps its locks and what it remembers;
 .I ~/.local/state/pgbak
 for other users,
 .B PGBAK_STATE_DIRECTORY

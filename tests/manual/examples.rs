@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use crate::files_in;
 use crate::prose::words;
-use crate::support::skip;
+use crate::support::{skip, wait_until};
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -233,6 +233,20 @@ fn the_container_follows_the_wal_leaves_the_schedule_to_cron_and_ends_when_eithe
     let script = format!(". {}; printf %s \"$POSTGRES_PASSWORD\"", pretenders.path("environment").display());
     let output = Command::new("/bin/sh").args(["-c", &script]).env_clear().output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "it's $ecret");
+}
+
+#[test]
+fn a_container_that_is_stopped_passes_the_wish_on_to_pgbak() {
+    let stops = "trap 'kill $!; echo pgbak was told >>${0%/*}/calls; exit 143' TERM\n\
+                 sleep 60 & echo pgbak is ready >>${0%/*}/calls; wait";
+    let pretenders = Pretenders::new(&[("pgbak", stops), ("cron", "exec sleep 60"), SETPRIV]);
+    let mut container = pretenders.entrypoint(&["run"]).spawn().unwrap();
+    wait_until("pgbak to work", || pretenders.calls().contains(&"pgbak is ready".to_owned()));
+    let told = Command::new("kill").args(["-TERM", &container.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    wait_until("the container to end", || container.try_wait().unwrap().is_some());
+    assert_eq!(container.wait().unwrap().code(), Some(143));
+    assert!(pretenders.calls().contains(&"pgbak was told".to_owned()), "{:?}", pretenders.calls());
 }
 
 #[test]

@@ -6,9 +6,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::thread;
 
 use pgbak::server::ConnectionSettings;
 use tempfile::TempDir;
+
+use crate::installation::Installation;
 
 /// Stopped and removed when dropped.
 pub struct Cluster {
@@ -26,14 +29,16 @@ const BASIC_SETTINGS: &str = "\
     wal_keep_size = 256MB\n";
 
 impl Cluster {
-    /// A running cluster with page checksums, where everybody is trusted.
-    pub fn start() -> Self {
+    /// A running cluster with page checksums, where everybody is trusted. `None`, with the test noted as skipped, where
+    /// there is no PostgreSQL.
+    pub fn start() -> Option<Self> {
         Self::start_with("", "")
     }
 
     /// A running cluster with these lines at the end of postgresql.conf, and these before the usual ones (everybody
     /// trusted) in pg_hba.conf.
-    pub fn start_with(settings: &str, hba: &str) -> Self {
+    pub fn start_with(settings: &str, hba: &str) -> Option<Self> {
+        Installation::find_or_skip()?;
         let mut cluster = Self::empty();
         let template = template();
         let from = template.path().join("data");
@@ -44,7 +49,7 @@ impl Cluster {
         let usual = fs::read_to_string(cluster.data().join("pg_hba.conf")).unwrap();
         fs::write(cluster.data().join("pg_hba.conf"), format!("{hba}\n{usual}")).unwrap();
         cluster.control(&["-w", "start"]);
-        cluster
+        Some(cluster)
     }
 
     /// A standby of `primary`, streaming from it.
@@ -165,6 +170,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let log = fs::read_to_string(self.path().join("log")).unwrap_or_default();
+            eprintln!("--- log of the server in {}\n{log}", self.path().display());
+        }
         let data = self.data();
         let stop = ["-D", data.to_str().unwrap(), "-s", "-w", "-m", "immediate", "stop"];
         // A cluster that the test has stopped itself is fine.
@@ -217,15 +226,7 @@ fn postgres_uid() -> Option<u32> {
     })
 }
 
-/// A program from the directory that PGBAK_TEST_PG_BIN names, else of the newest PostgreSQL that is installed as
-/// Debian does it, else of the one in the path.
 fn bin(program: &str) -> String {
-    let chosen = std::env::var("PGBAK_TEST_PG_BIN").unwrap_or_default();
-    let chosen = Path::new(&chosen).join(program);
-    if chosen.exists() {
-        return chosen.to_str().unwrap().to_owned();
-    }
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();
-    newest.map_or(program.to_owned(), |version| format!("/usr/lib/postgresql/{version}/bin/{program}"))
+    let installation = Installation::find().expect("no cluster is made without one");
+    installation.program(program).to_str().expect("a path in ASCII").to_owned()
 }

@@ -1,13 +1,14 @@
 //! What a server says no to, and what pgbak makes of it.
 
-use pgbak::server::{Cause, Error};
+use pgbak::interrupt::Interrupt;
+use pgbak::server::{Cause, Error, Session};
 
 use crate::cluster::Cluster;
 use crate::{connect, refusal};
 
 #[test]
 fn a_role_without_replication_is_told_which_command_helps() {
-    let cluster = Cluster::start();
+    let Some(cluster) = Cluster::start() else { return };
     cluster.sql("CREATE ROLE \"Keeper\" LOGIN");
     let error = refusal(&cluster.local("user=Keeper"));
     assert_eq!(error.cause(), Some(&Cause::NotReplicationRole { role: "Keeper".to_owned() }), "{error}");
@@ -16,20 +17,42 @@ fn a_role_without_replication_is_told_which_command_helps() {
 
 #[test]
 fn a_missing_hba_line_is_spelled_out() {
-    let cluster = Cluster::start_with(
+    let Some(cluster) = Cluster::start_with(
         "",
         "local replication keeper reject\nhost replication keeper 127.0.0.1/32 reject\n",
-    );
+    ) else {
+        return;
+    };
     cluster.sql("CREATE ROLE keeper LOGIN REPLICATION");
     let hint = refusal(&cluster.local("user=keeper")).hint().unwrap();
-    assert!(hint.contains("`local replication keeper scram-sha-256`"), "{hint}");
+    assert!(hint.contains("`local replication keeper scram-sha-256`") && hint.contains("peer"), "{hint}");
+    assert!(hint.contains("`SHOW hba_file;`"), "{hint}");
     let hint = refusal(&cluster.tcp("user=keeper")).hint().unwrap();
     assert!(hint.contains("`host replication keeper 127.0.0.1/32 scram-sha-256`"), "{hint}");
 }
 
 #[test]
+fn a_role_that_is_not_the_systems_user_is_told_who_may_be_it() {
+    let Some(cluster) = Cluster::start_with("", "local all keeper peer\n") else { return };
+    cluster.sql("CREATE ROLE keeper LOGIN REPLICATION");
+    let settings = cluster.local("user=keeper");
+    assert_eq!(settings.database, "postgres", "a role for backups has no database of its own name");
+    let error = Session::connect(&settings, &Interrupt::default()).err().unwrap();
+    assert_eq!(error.cause(), Some(&Cause::PeerRejected { role: "keeper".to_owned() }), "{error}");
+    assert!(error.hint().unwrap().contains("`sudo -u keeper pgbak status`"));
+}
+
+#[test]
+fn a_database_that_is_not_there_is_told_with_the_key_that_names_it() {
+    let Some(cluster) = Cluster::start() else { return };
+    let error = Session::connect(&cluster.local("dbname=shop"), &Interrupt::default()).err().unwrap();
+    assert_eq!(error.cause(), Some(&Cause::DatabaseMissing), "{error}");
+    assert!(error.hint().unwrap().contains("dbname=postgres"));
+}
+
+#[test]
 fn a_server_without_wal_senders_is_told_how_to_get_them() {
-    let cluster = Cluster::start_with("wal_level = minimal\nmax_wal_senders = 0\n", "");
+    let Some(cluster) = Cluster::start_with("wal_level = minimal\nmax_wal_senders = 0\n", "") else { return };
     let error = refusal(&cluster.local(""));
     assert_eq!(error.cause(), Some(&Cause::ReplicationOff), "{error}");
     assert!(error.hint().unwrap().contains("ALTER SYSTEM SET wal_level = 'replica';"));
@@ -37,7 +60,9 @@ fn a_server_without_wal_senders_is_told_how_to_get_them() {
 
 #[test]
 fn used_up_senders_and_slots_are_told_apart() {
-    let cluster = Cluster::start_with("max_wal_senders = 1\nmax_replication_slots = 1\n", "");
+    let Some(cluster) = Cluster::start_with("max_wal_senders = 1\nmax_replication_slots = 1\n", "") else {
+        return;
+    };
     let mut first = connect(&cluster.local("")).unwrap();
     let error = refusal(&cluster.local(""));
     assert_eq!(error.cause(), Some(&Cause::NoFreeWalSender), "{error}");
@@ -52,7 +77,7 @@ fn used_up_senders_and_slots_are_told_apart() {
 
 #[test]
 fn nobody_there_is_told_with_the_place() {
-    let cluster = Cluster::start();
+    let Some(cluster) = Cluster::start() else { return };
     let (local, tcp) = (cluster.local(""), cluster.tcp("sslmode=disable"));
     let [socket, address] = [
         format!("server on socket \"{}/.s.PGSQL.{}\"", cluster.path().display(), cluster.port()),
@@ -76,7 +101,7 @@ fn nobody_there_is_told_with_the_place() {
 
 #[test]
 fn only_servers_of_the_wanted_kind_will_do() {
-    let primary = Cluster::start();
+    let Some(primary) = Cluster::start() else { return };
     let standby = Cluster::standby_of(&primary);
     let both = |attributes: &str| {
         let (a, b) = (standby.path().display(), primary.path().display());

@@ -108,7 +108,10 @@ fn a_named_key_is_the_only_one_that_is_tried() {
     assert_eq!(error.kind, ErrorKind::Denied);
     assert!(error.to_string().contains("does not let"), "{error}");
     assert!(error.to_string().contains(stranger.to_str().unwrap()), "{error}");
-    assert!(error.hint().unwrap().contains("ssh-copy-id"));
+    let hint = error.hint().unwrap();
+    let public = fs::read_to_string(stranger.with_extension("pub")).unwrap();
+    let line = public.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    assert!(hint.contains("ssh-copy-id") && hint.contains(&format!("`{line}`")), "{hint}");
 }
 
 #[test]

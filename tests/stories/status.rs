@@ -570,3 +570,34 @@ fn what_is_shown_as_restorable_is_and_nothing_else() {
         site.restore(&format!("--target-lsn {newest} --target-timeline 2 --target-action promote"));
     assert_eq!(restored.sql(rows), "1 2 3 5");
 }
+
+/// Words, with one and the same for each that another day, another place or another number would change.
+fn shape(text: &str) -> String {
+    let changes = |word: &str| word.contains(|c: char| c.is_ascii_digit() || c == '/');
+    let words = text.split_whitespace().map(|word| if changes(word) { "#" } else { word });
+    let is_unit = |word: &&str| ["s", "min", "kB", "MB"].contains(&word.trim_end_matches(','));
+    let mut words: Vec<&str> = words.filter(|word| !is_unit(word)).collect();
+    words.dedup_by(|next, word| *next == "#" && *word == "#");
+    words.join(" ")
+}
+
+/// The README's block, from one "…" to the next.
+#[test]
+fn the_readme_shows_what_status_prints() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, block) = readme.split_once("```\n$ pgbak status\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+
+    let site = site!(repositories(2), config("[status]\nwal_lag_max = \"1s\"\n"));
+    site.pgbak("base-backup").succeeds();
+    site.pgbak("wal-sync").succeeds();
+    site.cluster().switch_wal();
+    site.wait_until_archived();
+    wait_until_found(&site, "wal-not-synced warning second");
+    let printed = site.pgbak("status").exits(3).stdout.clone();
+    let printed = shape(&printed);
+    let block = block.replace("local", "first").replace("remote", "second");
+    for shown in block.split("\n…\n").map(shape) {
+        assert!(printed.contains(&shown), "the README shows\n{shown}\nand status prints\n{printed}");
+    }
+}

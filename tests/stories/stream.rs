@@ -530,7 +530,7 @@ fn a_stranger_s_hand_follows_the_archive_down_to_the_last_commit() {
     let durable =
         site.cluster().sql("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'pgbak'");
     let durable: Lsn = durable.parse().unwrap();
-    drop(ledger.finish());
+    ledger.finish();
 
     let directory = site.fresh("by-hand");
     repository.restore_by_hand(&repository.the_backup(), &directory);

@@ -344,12 +344,7 @@ impl SiteBuilder {
 
     /// `None`, with the test noted as skipped, where there is no PostgreSQL.
     pub fn build(self) -> Option<Site> {
-        let Some(installation) = Installation::find() else {
-            skip(
-                "no PostgreSQL server is installed; tests/run.sh installs one, PGBAK_TEST_PG_BIN names another",
-            );
-            return None;
-        };
+        let installation = Installation::find_or_skip()?;
         let identity = Identity::ordinary();
         let root =
             tempfile::Builder::new().prefix("pgbak-site-").tempdir().expect("a directory for the site");

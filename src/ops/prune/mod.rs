@@ -2,7 +2,7 @@
 //!
 //! Each repository is on its own: it is looked at, planned, and the plan carried out, before the next one's turn. One
 //! that cannot be read, or about which nothing can be decided, keeps everything, and does not stop the others. The
-//! server is not asked. What each step deletes, and in what order, is told in [`repo::prune`](crate::repo::prune).
+//! server is not asked. What each step deletes, and in what order, is told in [`repo::prune`].
 //!
 //! Last comes the directory that PostgreSQL's own `archive_command` fills: see [`directory`].
 

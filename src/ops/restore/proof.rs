@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use chrono::{DateTime, Utc};
 
 use super::places::Places;
-use super::recovery_settings::restore_command;
 use super::{Context, Error, Report, Request, Setting, TablespacePlace, Target};
 use crate::catalog::BackupInfo;
+use crate::ops::server_calls::restore_command;
 use crate::pg::manifest::Manifest;
 use crate::plan::recovery::{self, RecoveryPlan, RecoveryRequest};
 use crate::repo::{BackupReader, Repository};

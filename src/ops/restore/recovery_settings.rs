@@ -5,37 +5,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use super::Error;
 use super::target::{self, Owner, io_error};
-use super::{Context, Error};
 use crate::pg::settings_file;
 use crate::plan::recovery::{RecoveryPlan, SignalFile};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
-
-/// The `restore_command` by which PostgreSQL calls this binary with this configuration.
-///
-/// `repositories` names those that recovery may read, unless these are all: one that is empty or away could not tell
-/// the end of the archive from its own absence.
-pub fn restore_command(context: &Context<'_>, repositories: &[String]) -> String {
-    let mut words = vec![quoted(&context.program)];
-    if let Some(file) = &context.config.file {
-        words.extend(["--config".to_owned(), quoted(file)]);
-    }
-    words.push("wal-fetch".to_owned());
-    words.extend(repositories.iter().flat_map(|name| ["--repository".to_owned(), name.clone()]));
-    words.extend(["%f".to_owned(), "\"%p\"".to_owned()]);
-    words.join(" ")
-}
-
-/// A path as a word of the shell, inside a setting in which PostgreSQL expands `%`.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string().replace('%', "%%");
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=,%".contains(c);
-    match text.chars().all(is_plain) {
-        true => text,
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
 
 /// Writes the settings and the signal file. Recovery settings of the old life are commented out, and its signal files
 /// go: the backup of a standby brings a `standby.signal`, which would win over ours.

@@ -21,7 +21,7 @@ pub use report::{
 
 use self::server::Inquiry;
 use super::wal_sync::Caught;
-use super::{Context, Error};
+use super::{Context, Error, server_calls};
 use crate::config::{Config, WalSource};
 use crate::plan::health::{self, Observations};
 use crate::storage::Patience;
@@ -44,7 +44,7 @@ pub fn run(context: &Context<'_>) -> Result<Report, Error> {
     let mut observations = Observations {
         now,
         thresholds: thresholds(context.config),
-        source: source(context.config),
+        source: source(context),
         repositories: looks.iter().map(|look| look.observed.clone()).collect(),
         server: answer.server,
         finished_at: BTreeMap::new(),
@@ -73,10 +73,20 @@ fn thresholds(config: &Config) -> health::Thresholds {
     }
 }
 
-fn source(config: &Config) -> health::WalSource {
+/// The `archive_command` that fills the directory, with the path that pgbak knows it by.
+fn copying(config: &Config) -> String {
+    let directory =
+        config.wal.directory.as_deref().map_or_else(|| "DIRECTORY".to_owned(), server_calls::quoted);
+    format!("test ! -f {directory}/%f && cp %p {directory}/%f")
+}
+
+fn source(context: &Context<'_>) -> health::WalSource {
+    let config = context.config;
     match config.wal.source {
-        WalSource::Push => health::WalSource::Push,
-        WalSource::Directory => health::WalSource::Directory,
+        WalSource::Push => {
+            health::WalSource::Push { archive_command: server_calls::archive_command(context) }
+        }
+        WalSource::Directory => health::WalSource::Directory { archive_command: copying(config) },
         WalSource::Stream => health::WalSource::Stream { slot: config.wal.slot.clone() },
     }
 }

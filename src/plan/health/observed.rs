@@ -33,9 +33,17 @@ pub struct Thresholds {
 /// How WAL gets from the server into the repositories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WalSource {
-    Push,
-    Directory,
-    Stream { slot: String },
+    /// PostgreSQL calls pgbak. `archive_command` is how it should.
+    Push {
+        archive_command: String,
+    },
+    /// PostgreSQL copies to a directory. `archive_command` is how it should.
+    Directory {
+        archive_command: String,
+    },
+    Stream {
+        slot: String,
+    },
 }
 
 /// Why something could not be looked at.

@@ -63,10 +63,10 @@ fn look_at(observations: &Observations, state: &ServerState, findings: &mut Vec<
 fn archiving(observations: &Observations, archiver: &Archiver) -> Option<Finding> {
     let command = match &observations.source {
         WalSource::Stream { .. } => return None,
-        WalSource::Push => "pgbak wal-push %p",
-        WalSource::Directory => "test ! -f DIRECTORY/%f && cp %p DIRECTORY/%f",
+        WalSource::Push { archive_command } | WalSource::Directory { archive_command } => archive_command,
     };
-    let set = format!("ALTER SYSTEM SET archive_command = '{command}';");
+    let set = format!("ALTER SYSTEM SET archive_command = '{}';", command.replace('\'', "''"));
+    let is_push = matches!(observations.source, WalSource::Push { .. });
     match &archiver.method {
         ArchiveMethod::Off => {
             let hint = format!(
@@ -80,7 +80,7 @@ fn archiving(observations: &Observations, archiver: &Archiver) -> Option<Finding
             let hint = format!("Run `{set}` and `SELECT pg_reload_conf();` on the server.");
             Some(Finding::critical("archive-command-missing", message).hint(hint))
         }
-        ArchiveMethod::Command(own) if observations.source == WalSource::Push => {
+        ArchiveMethod::Command(own) if is_push => {
             (!own.contains("wal-push")).then(|| {
                 let message = format!("archive_command is \"{own}\", and does not call `pgbak wal-push`");
                 Finding::warning("archive-command-other", message).hint(format!(
@@ -88,7 +88,7 @@ fn archiving(observations: &Observations, archiver: &Archiver) -> Option<Finding
                 ))
             })
         }
-        ArchiveMethod::Library(library) if observations.source == WalSource::Push => {
+        ArchiveMethod::Library(library) if is_push => {
             let message = format!("archive_library is \"{library}\", and `pgbak wal-push` is not called");
             Some(Finding::warning("archive-command-other", message).hint(format!(
                 "Run `ALTER SYSTEM SET archive_library = '';`, `{set}` and `SELECT pg_reload_conf();` on the server."

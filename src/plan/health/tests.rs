@@ -114,13 +114,17 @@ fn state() -> ServerState {
     }
 }
 
+fn push() -> WalSource {
+    WalSource::Push { archive_command: "/usr/local/bin/pgbak wal-push %p".into() }
+}
+
 /// Two repositories, both with everything.
 fn site() -> Observations {
     let identity = Identity { system_identifier: SYSTEM, timeline: timeline(1), wal_lsn: state().wal_lsn };
     Observations {
         now: at(NOW),
         thresholds: Thresholds { backup_age_max: TimeDelta::hours(26), wal_lag_max: TimeDelta::minutes(5) },
-        source: WalSource::Push,
+        source: push(),
         repositories: vec![repository("local", well()), repository("remote", well())],
         server: Server { identity: Some(identity), state: Ok(state()), replication: Ok(()) },
         finished_at: (1..CURRENT).map(|number| (number, at(10 * number as i64))).collect(),
@@ -429,14 +433,27 @@ fn a_standby_need_not_archive() {
 }
 
 #[test]
+fn the_settings_to_make_are_written_as_they_can_be_pasted() {
+    let site = with_server(|state| state.archiver.method = ArchiveMethod::Off);
+    let hint = findings(&site)[0].hint.clone().unwrap();
+    assert!(
+        hint.contains("`ALTER SYSTEM SET archive_command = '/usr/local/bin/pgbak wal-push %p';`"),
+        "{hint}"
+    );
+    let source = WalSource::Push { archive_command: "'/o t/pgbak' wal-push %p".into() };
+    let hint = findings(&Observations { source, ..site })[0].hint.clone().unwrap();
+    assert!(hint.contains("archive_command = '''/o t/pgbak'' wal-push %p';"), "{hint}");
+}
+
+#[test]
 fn how_wal_gets_here_decides_which_archive_command_is_right() {
     let command = |source: WalSource, command: &str| {
         let site = with_server(|state| state.archiver.method = ArchiveMethod::Command(command.into()));
         found(&Observations { source, ..site })
     };
-    assert_eq!(command(WalSource::Push, "/opt/pgbak --config /x wal-push %p"), [""; 0]);
-    assert_eq!(command(WalSource::Push, "cp %p /a/%f"), ["warning archive-command-other"]);
-    assert_eq!(command(WalSource::Directory, "cp %p /a/%f"), [""; 0]);
+    assert_eq!(command(push(), "/opt/pgbak --config /x wal-push %p"), [""; 0]);
+    assert_eq!(command(push(), "cp %p /a/%f"), ["warning archive-command-other"]);
+    assert_eq!(command(WalSource::Directory { archive_command: "cp".into() }, "cp %p /a/%f"), [""; 0]);
     assert_eq!(found(&streaming(vec![slot("pgbak", "reserved", 0)])), ["warning slot-inactive"]);
     assert_eq!(found(&streaming(vec![])), ["critical slot-missing"]);
 }

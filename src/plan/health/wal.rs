@@ -153,8 +153,11 @@ fn lags(observations: &Observations, findings: &mut Vec<Finding>) {
 
 fn behind_hint(observations: &Observations) -> &'static str {
     match observations.source {
-        super::WalSource::Push => "See the server's log for what `pgbak wal-push` said.",
-        super::WalSource::Directory => {
+        super::WalSource::Push { .. } => {
+            "See the server's log for what `pgbak wal-push` said. Where that is \"not found\", archive_command needs pgbak's \
+             full path."
+        }
+        super::WalSource::Directory { .. } => {
             "Run `pgbak wal-sync`, and see the server's log for what archive_command said."
         }
         super::WalSource::Stream { .. } => {

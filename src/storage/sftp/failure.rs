@@ -67,16 +67,34 @@ impl Failure {
         }
     }
 
-    /// What the user can do about it; `None` leaves it to what the kind of the error suggests.
-    pub fn hint(&self, storage: &str) -> Option<String> {
+    /// What the user can do about it, where `verb` failed in `storage`, which is its URL; `None` leaves it to what the
+    /// kind of the error suggests.
+    pub fn hint(&self, verb: &str, storage: &str) -> Option<String> {
+        let (user, path) = account_and_path(storage)?;
         match self {
             Self::Refused { hint, .. } => hint.clone(),
+            Self::Lost { .. } => {
+                Some("Check the host and the port in the repository's `url`, that sshd runs there, and the way to it.".into())
+            }
+            Self::Status(status) if status.code == Status::NO_SUCH_FILE && verb == "create" => Some(format!(
+                "The directory that should hold {storage} is missing: mount it, or make it on the server with \
+                 `mkdir -p {}` (below the account's chroot, where it has one).",
+                super::parent(path)
+            )),
             _ if self.kind() == ErrorKind::Denied => Some(format!(
-                "Check on the server that the account owns {storage} and all in it, and may write there."
+                "Make it the account's own on the server, as root: `install -d -m 700 -o {user} {path}` (below its \
+                 chroot, where it has one). All that is in it must belong to the account, too."
             )),
             _ => None,
         }
     }
+}
+
+/// Of `ssh://user@host:port/path`.
+fn account_and_path(url: &str) -> Option<(&str, &str)> {
+    let rest = url.strip_prefix("ssh://")?;
+    let (authority, path) = rest.split_at_checked(rest.find('/')?)?;
+    Some((authority.rsplit_once('@')?.0, path))
 }
 
 impl From<Malformed> for Failure {

@@ -13,7 +13,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use openssl::base64::decode_block;
+use openssl::base64::{decode_block, encode_block};
+
+use super::known_hosts;
 
 /// Far more than any key.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -51,7 +53,13 @@ impl KeyFileError {
         match self {
             Self::Exposed { path, .. } => Some(format!("Run `chmod 600 {}`.", path.display())),
             Self::NotAKey { .. } => Some("Make one with `ssh-keygen -t ed25519`.".into()),
-            Self::Unreadable { .. } => Some("Check that the user that runs pgbak may read it.".into()),
+            Self::Unreadable { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                Some(format!("Make one with `ssh-keygen -t ed25519 -N '' -f {}`.", path.display()))
+            }
+            Self::Unreadable { path, .. } => Some(format!(
+                "Give it to the user that runs pgbak, as root: `chown USER {}`.",
+                path.display()
+            )),
         }
     }
 }
@@ -70,6 +78,12 @@ impl PrivateKey {
         file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
         let pem = String::from_utf8(bytes).ok().filter(|pem| !pem.contains('\0'));
         pem.and_then(|pem| parse(path, pem)).ok_or_else(|| KeyFileError::NotAKey { path: path.to_owned() })
+    }
+
+    /// What lets it in, where the file shows it.
+    pub fn authorized_keys_line(&self) -> Option<String> {
+        let public = self.public.as_ref()?;
+        Some(format!("{} {}", known_hosts::key_type(public), encode_block(public)))
     }
 }
 

@@ -282,8 +282,15 @@ impl Login<'_> {
         }
         let hint = match &self.settings.key {
             Some(key) => {
+                let line = PrivateKey::read(key).ok().and_then(|key| key.authorized_keys_line());
+                let by_hand = line.map_or_else(String::new, |line| {
+                    format!(
+                        " That adds the line `{line}` to ~{user}/.ssh/authorized_keys there; where the account has no \
+                         shell, or sshd_config another AuthorizedKeysFile, add it by hand."
+                    )
+                });
                 let key = shell_word(&key.display().to_string());
-                format!("Authorize it with `ssh-copy-id -i {key} -p {port} {user}@{host}`.")
+                format!("Authorize it with `ssh-copy-id -i {key} -p {port} {user}@{host}`.{by_hand}")
             }
             None => "Authorize one of them on the server, or name the right key with `ssh_key`.".into(),
         };
@@ -391,7 +398,7 @@ fn read_known_hosts(settings: &SftpSettings) -> Attempt<String> {
         Err(error) => Err(Failure::Refused {
             kind: ErrorKind::Denied,
             reason: format!("could not read {}: {error}", path.display()),
-            hint: Some("Check that the user that runs pgbak may read it.".into()),
+            hint: Some(format!("Let all read it, as root: `chmod 644 {}`.", path.display())),
         }),
     }
 }

@@ -1,6 +1,6 @@
 //! The drill: a backup restored into a directory of its own, and a server started from it.
 //!
-//! It goes the way that a real restore goes, with [`restore`](crate::ops::restore) itself and the `restore_command`
+//! It goes the way that a real restore goes, with [`restore`] itself and the `restore_command`
 //! that this writes, replays to the end of the archive, and lets the server end recovery. So it also proves what no
 //! reading of bytes can: that the programs are there, that the WAL can be replayed, how long all of it takes. Then the
 //! cluster is looked through with `pg_amcheck`, which may make its extension there, or asked whatever the operator
