@@ -57,7 +57,7 @@ complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -l interval -d 'Se
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -l config -d 'The configuration [default: $PGBAK_CONFIG, else /etc/pgbak/pgbak.toml]' -r -F
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -l log-format -d 'How messages are written to the standard error' -r -f -a "text\t'Lines to read'
 json\t'An object per line'"
-complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -l follow -d 'Go on until interrupted, and report each round that did something or found something new'
+complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -l follow -d 'Go on until interrupted, stream all the time, and report each round that did something or found something new'
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -l json -d 'Print the report as JSON'
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -s v -l verbose -d 'Say more of what is being done (twice: much more)'
 complete -c pgbak -n "__fish_pgbak_using_subcommand wal-sync" -s q -l quiet -d 'Say nothing when all is well'
