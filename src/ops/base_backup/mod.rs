@@ -19,14 +19,14 @@ use super::process::Lock;
 use super::{Context, Error};
 use crate::catalog::BackupInfo;
 use crate::catalog::backup::{self, BackupKind, BackupSource};
-use crate::config::Checkpoint;
+use crate::config::{Checkpoint, WalSource};
 use crate::pg::backup_label::{self, BackupLabel};
 use crate::pg::{Lsn, SegmentSize, Timeline};
 use crate::pipe::{Codec, Compression};
 use crate::repo::layout::{self, ArchiveContent};
 use crate::repo::{Archive, BackupWriter, CopyOutcome};
 use crate::server::{
-    BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, CheckpointMode, ConnectionSettings,
+    BackupEnd, BackupEvent, BaseBackup, BaseBackupOptions, Cause, CheckpointMode, ConnectionSettings,
     ReplicationClient, SystemIdentity,
 };
 
@@ -118,6 +118,9 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
     let segment_size = data.segment_size()?;
     let _lock: Lock = context.lock("base-backup", &identity.system_identifier.to_string())?;
 
+    if context.config.wal.source == WalSource::Stream {
+        keep_wal_from_now_on(&mut wal, &context.config.wal.slot);
+    }
     let workers = context.workers()?;
     let mut writer = BackupWriter::begin(&repositories, &workers, &context.observer(), began_at)?;
     let run = Run { context, request, identity, segment_size };
@@ -127,6 +130,16 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
     let (info, outcomes) = writer.finish(info, context);
     context.interrupt.check()?;
     report(info, outcomes, began_at, (context.clock)())
+}
+
+/// Makes the slot that `wal-sync` will stream from, if there is none: what the server removes between the backup and the
+/// first run would be missing behind the backup for ever. The backup itself does not need it.
+fn keep_wal_from_now_on(client: &mut ReplicationClient, slot: &str) {
+    match client.create_slot(slot) {
+        Ok(()) => tracing::info!("made replication slot \"{slot}\" for wal-sync to stream from"),
+        Err(error) if error.cause() == Some(&Cause::SlotExists) => {}
+        Err(error) => tracing::warn!("replication slot \"{slot}\" could not be made: {error}"),
+    }
 }
 
 impl Run<'_> {
