@@ -20,7 +20,7 @@ use super::{Context, Error, wal_file};
 use crate::pg::{SystemIdentifier, WalFileName};
 use crate::pipe::Workers;
 use crate::repo::Repository;
-use crate::repo::wal::{FILE_SIZE_MAX_BYTES, Missing};
+use crate::repo::wal::Missing;
 use crate::storage::Patience;
 
 /// How many segments are kept ready, and at most how many bytes of them.
@@ -165,7 +165,7 @@ impl<'a> Fetch<'a> {
             Error::from(crate::repo::Error::Damaged { repository, key: key.clone(), reason })
         };
         let mut unchecked = Unchecked::beside(destination)?;
-        let first = unchecked.fill(object, &damaged)?;
+        let first = unchecked.fill(&self.name, object, &damaged)?;
         self.check(&first, unchecked.size_bytes).map_err(damaged)?;
         unchecked.publish(destination)?;
         Ok(true)
@@ -199,8 +199,14 @@ impl Unchecked {
         Ok(Self { path, file, size_bytes: 0 })
     }
 
-    /// Writes what `object` gives, and returns how it begins.
-    fn fill(&mut self, mut object: impl Read, damaged: &dyn Fn(String) -> Error) -> Result<Vec<u8>, Error> {
+    /// Writes what `object` gives, and returns how it begins. Where that is not the beginning of such a file, or it is
+    /// longer than it says, nothing more is read.
+    fn fill(
+        &mut self,
+        name: &WalFileName,
+        mut object: impl Read,
+        damaged: &dyn Fn(String) -> Error,
+    ) -> Result<Vec<u8>, Error> {
         let mut chunk = vec![0; CHUNK_SIZE_BYTES];
         let mut first = Vec::new();
         loop {
@@ -209,11 +215,12 @@ impl Unchecked {
                 return Ok(first);
             }
             self.size_bytes += length as u64;
-            if self.size_bytes > FILE_SIZE_MAX_BYTES {
-                return Err(damaged(format!("it unpacks to more than {FILE_SIZE_MAX_BYTES} bytes")));
-            }
             let wanted = wal_file::BEGINNING_BYTES - first.len();
             first.extend_from_slice(&chunk[..length.min(wanted)]);
+            let size_max_bytes = wal_file::size_max_bytes(name, &first);
+            if self.size_bytes > size_max_bytes {
+                return Err(damaged(format!("it unpacks to more than {size_max_bytes} bytes")));
+            }
             let written = self.file.write_all(&chunk[..length]);
             written.map_err(|source| Error::Io { action: "write", path: self.path.clone(), source })?;
         }

@@ -53,6 +53,7 @@ pub struct SiteBuilder {
     tablespaces: usize,
     archiving: bool,
     own_system: bool,
+    in_memory: bool,
 }
 
 impl Site {
@@ -65,6 +66,7 @@ impl Site {
             tablespaces: 0,
             archiving: true,
             own_system: false,
+            in_memory: false,
         }
     }
 
@@ -342,6 +344,12 @@ impl SiteBuilder {
         self
     }
 
+    /// In a file system that needs no disk, where there is one: for what is restored hundreds of times.
+    pub fn in_memory(mut self) -> Self {
+        self.in_memory = Path::new("/dev/shm").is_dir();
+        self
+    }
+
     /// `None`, with the test noted as skipped, where there is no PostgreSQL.
     pub fn build(self) -> Option<Site> {
         let Some(installation) = Installation::find() else {
@@ -351,8 +359,9 @@ impl SiteBuilder {
             return None;
         };
         let identity = Identity::ordinary();
-        let root =
-            tempfile::Builder::new().prefix("pgbak-site-").tempdir().expect("a directory for the site");
+        let place = if self.in_memory { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
+        let root = tempfile::Builder::new().prefix("pgbak-site-").tempdir_in(place);
+        let root = root.expect("a directory for the site");
         identity.own_path(root.path());
         for name in ["bin", "home", "sockets", "repositories"] {
             make_directory(&root.path().join(name), &identity);
