@@ -150,6 +150,19 @@ impl Site {
         Call::new(self, command, arguments)
     }
 
+    /// The same under a tool that runs what it is given, such as `faketime` with its arguments; `None`, with the test
+    /// noted as skipped, where the tool is not installed.
+    pub fn call_under<'a>(&'a self, tool: &[&str], arguments: &str) -> Option<Call<'a>> {
+        let is_installed = ["/usr/bin", "/bin"].iter().any(|place| Path::new(place).join(tool[0]).exists());
+        if !is_installed {
+            skip(&format!("{} is not installed; tests/run.sh installs it", tool[0]));
+            return None;
+        }
+        let mut command = self.identity.command(tool[0], "KILL");
+        command.args(&tool[1..]).arg(self.path("bin/pgbak"));
+        Some(Call::new(self, command, arguments))
+    }
+
     /// The same as root; `None`, with the test noted as skipped, where the tests are not run by root.
     pub fn call_as_root<'a>(&'a self, arguments: &str) -> Option<Call<'a>> {
         let own = Identity::own();
