@@ -11,12 +11,15 @@ use std::sync::atomic::AtomicBool;
 
 use pgbak::cli::{self, Process, Reader};
 use pgbak::interrupt::Interrupt;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 fn main() -> ExitCode {
     // What pgbak writes is a database's content: for nobody else, until something says so.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Passwords are in the environment and in memory: neither for a core dump nor for another process of this user.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let interrupt = Interrupt::default();
     // A signal that cannot be caught kills, and that is safe, too.
     let _ = raise_on_signals(&interrupt);

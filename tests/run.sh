@@ -3,7 +3,8 @@
 #
 #     tests/run.sh                             everything; what may differ between versions with PostgreSQL 13 to 18
 #     tests/run.sh --quick                     with one version of PostgreSQL
-#     tests/run.sh ARGUMENT OF CARGO TEST...   the same, a part of it
+#     tests/run.sh --torture                   the campaigns of tests/torture in full, which takes an hour or so
+#     tests/run.sh ARGUMENT OF CARGO TEST...   the same as --quick, a part of it
 #
 # It installs what is missing (as root, or with sudo), starts no system service, and ends with a line such as
 # `212 passed, 0 failed, 1 skipped`. With CI=true, whatever cannot be tested here is a failure, not a skip.
@@ -38,23 +39,34 @@ test_versions() {
     return "$failed"
 }
 
+# What reads bytes from elsewhere and is nobody's outside of its module: its own properties, a hundred times as often.
+torture_the_private() {
+    PROPTEST_CASES=25600 cargo test --locked --no-fail-fast --lib -- server:: storage::sftp:: catalog:: config::
+}
+
 check_rust
 install_missing cc:build-essential pkg-config:pkg-config openssl:openssl openssl/libssl-dev postgresql \
     sshd ssh:openssh-client sftp:openssh-client tar:tar zstd:zstd lz4:lz4 gzip:gzip sha256sum:coreutils setpriv:util-linux mount:mount \
-    groff:groff-base systemd-analyze:systemd zsh:zsh fish:fish
+    groff:groff-base systemd-analyze:systemd zsh:zsh fish:fish strace:strace faketime:faketime
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 : >"$scratch/skipped"
 export PGBAK_TEST_SKIPPED="$scratch/skipped"
 status=0
-versions=()
+more=()
 case ${1:-} in
-'') versions=(test_versions) ;;
+'') more=(test_versions) ;;
 --quick) shift ;;
+--torture)
+    shift
+    export PGBAK_TORTURE=1
+    set -- --test torture "$@" -- --nocapture
+    more=(torture_the_private)
+    ;;
 esac
 cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$scratch/output" || status=$?
-"${versions[@]:-true}" 2>&1 | tee -a "$scratch/output" || status=$?
+"${more[@]:-true}" 2>&1 | tee -a "$scratch/output" || status=$?
 
 sort -u "$scratch/skipped" | sed 's/^/skipped: /'
 total "$scratch/skipped" <"$scratch/output"

@@ -4,7 +4,11 @@
 //! another format is refused by its number, whatever else it says. Within one format later versions of pgbak
 //! only add keys, so a key that is not known is passed over.
 //!
+//! Its last line is a remark with the SHA-256 of the lines above: every other file of a backup is vouched for by the
+//! record, and the record by nothing else.
+//!
 //! What always holds in a [`BackupInfo`] that was read:
+//! * it is what was written, byte for byte;
 //! * its name is that of the directory it was read from;
 //! * `stop_lsn` is at or after `start_lsn`;
 //! * files have plain names, each its own, and a SHA-256; tablespaces have each their own number and an absolute
@@ -14,6 +18,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{BackupName, fields};
 use crate::pg::{Lsn, SegmentSize, ServerVersion, SystemIdentifier, Timeline};
@@ -131,6 +136,11 @@ pub enum RecordError {
     )]
     NotASha256 { name: String, found: String },
 
+    #[error(
+        "{FILE_NAME} is not as it was written: its last line does not give {sha256} as SHA-256 of the lines above"
+    )]
+    Altered { sha256: String },
+
     #[error("{FILE_NAME} names the tablespace {oid} twice")]
     TablespaceTwice { oid: u32 },
 
@@ -153,8 +163,9 @@ struct Record<'a> {
 
 impl BackupInfo {
     pub fn to_toml(&self) -> String {
-        toml::to_string(&Record { format: FORMAT, info: self })
-            .expect("the only values TOML cannot hold are sizes of 8 EiB and more")
+        let text = toml::to_string(&Record { format: FORMAT, info: self })
+            .expect("the only values TOML cannot hold are sizes of 8 EiB and more");
+        with_digest(&text)
     }
 
     /// Reads the record found in the directory of that name.
@@ -172,7 +183,11 @@ impl BackupInfo {
             return Err(RecordError::OtherBackup { directory, found: info.name });
         }
         info.check()?;
-        Ok(info)
+        let above = text.rfind(DIGEST_REMARK).map_or(text, |at| &text[..at]);
+        match text == with_digest(above) {
+            true => Ok(info),
+            false => Err(RecordError::Altered { sha256: sha256(above) }),
+        }
     }
 
     fn check(&self) -> Result<(), RecordError> {
@@ -203,6 +218,18 @@ impl BackupInfo {
         }
         Ok(())
     }
+}
+
+/// What the last line says before the digest.
+const DIGEST_REMARK: &str = "# SHA-256 of the lines above: ";
+
+/// The lines of a record, and the last one, which vouches for them.
+pub fn with_digest(lines: &str) -> String {
+    format!("{lines}{DIGEST_REMARK}{}\n", sha256(lines))
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl RecordError {
@@ -265,6 +292,7 @@ sha256 = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 [[tablespaces]]
 oid = 16401
 location = "/srv/fast disk"
+# SHA-256 of the lines above: 8a1fae17be65219b11fa1373ca6c3d616ac1c7b2c780ddd462d97667a3552c6e
 "#;
 
     fn directory() -> BackupName {
@@ -288,10 +316,9 @@ location = "/srv/fast disk"
         assert_eq!(info.timeline.get(), 2);
         assert_eq!(info.stop_lsn, Lsn(0x300_0100));
         assert_eq!(info.tablespaces[0].location, "/srv/fast disk");
-        assert_eq!(
-            info.to_toml(),
-            RECORD.replace(r#""before the \"migration\"""#, r#"'before the "migration"'"#)
-        );
+        let lines = &RECORD[..RECORD.find(DIGEST_REMARK).unwrap()];
+        let lines = lines.replace(r#""before the \"migration\"""#, r#"'before the "migration"'"#);
+        assert_eq!(info.to_toml(), with_digest(&lines));
         assert_eq!(read(&info.to_toml()), Ok(info));
     }
 
@@ -308,7 +335,22 @@ location = "/srv/fast disk"
     fn keys_that_later_versions_add_are_passed_over() {
         let text = RECORD.replace("[[tablespaces]]", "[[tablespaces]]\nsize_bytes = 3");
         let text = text.replace("kind =", "encrypted_to = [\"age1…\"]\nkind =");
-        assert_eq!(read(&text).unwrap(), read(RECORD).unwrap());
+        let lines = &text[..text.find(DIGEST_REMARK).unwrap()];
+        assert_eq!(read(&with_digest(lines)).unwrap(), read(RECORD).unwrap());
+    }
+
+    #[test]
+    fn a_flip_of_any_bit_is_refused() {
+        for (at, bit) in (0..RECORD.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut bytes = RECORD.as_bytes().to_vec();
+            bytes[at] ^= 1 << bit;
+            assert!(read(&String::from_utf8_lossy(&bytes)).is_err(), "bit {bit} of byte {at}");
+        }
+        let message = refusal("0/3000100", "0/3000101");
+        assert!(message.contains("is not as it was written"), "{message}");
+        let without = &RECORD[..RECORD.find(DIGEST_REMARK).unwrap()];
+        assert!(matches!(read(without), Err(RecordError::Altered { .. })));
+        assert!(read(&format!("{RECORD}\n")).is_err());
     }
 
     #[test]

@@ -26,13 +26,19 @@ pub trait Zone {
         self.show(instant.trunc_subsecs(0))
     }
 
+    fn offset_at(&self, instant: DateTime<Utc>) -> FixedOffset;
+
     /// The offsets that a clock on the wall may have had when it showed `local`.
     fn offsets_of(&self, local: &NaiveDateTime) -> MappedLocalTime<FixedOffset>;
 }
 
 impl<T: TimeZone> Zone for T {
     fn show(&self, instant: DateTime<Utc>) -> String {
-        show(instant.with_timezone(&self.offset_from_utc_datetime(&instant.naive_utc()).fix()))
+        show(instant.with_timezone(&self.offset_at(instant)))
+    }
+
+    fn offset_at(&self, instant: DateTime<Utc>) -> FixedOffset {
+        self.offset_from_utc_datetime(&instant.naive_utc()).fix()
     }
 
     fn offsets_of(&self, local: &NaiveDateTime) -> MappedLocalTime<FixedOffset> {
@@ -99,15 +105,23 @@ pub fn parse(text: &str, zone: &dyn Zone) -> Result<GivenTime, NotATime> {
         let offset = offset(rest).ok_or_else(unreadable)?;
         return Ok(GivenTime { instant: at(local, offset), read_as: ReadAs::Written });
     }
-    let instant = match zone.offsets_of(&local) {
-        MappedLocalTime::Single(offset) => at(local, offset),
-        MappedLocalTime::Ambiguous(one, other) => {
-            let mut both = [one, other].map(|offset| at(local, offset).with_timezone(&offset));
-            both.sort();
-            let [earlier, later] = both.map(show);
+    let (one, other) = match zone.offsets_of(&local) {
+        MappedLocalTime::Single(offset) => (Some(offset), None),
+        MappedLocalTime::Ambiguous(one, other) => (Some(one), Some(other)),
+        MappedLocalTime::None => (None, None),
+    };
+    // At the very instant of a change chrono also gives an offset that was not in force then.
+    let was_in_force = |offset: &FixedOffset| zone.offset_at(at(local, *offset)) == *offset;
+    let mut offsets: Vec<_> = [one, other].into_iter().flatten().filter(was_in_force).collect();
+    offsets.sort_by_key(|offset| at(local, *offset));
+    let instant = match offsets[..] {
+        [] => return Err(NotATime::Skipped(text.to_owned())),
+        [offset] => at(local, offset),
+        [earlier, later, ..] => {
+            let [earlier, later] =
+                [earlier, later].map(|offset| show(at(local, offset).with_timezone(&offset)));
             return Err(NotATime::Repeated { text: text.to_owned(), earlier, later });
         }
-        MappedLocalTime::None => return Err(NotATime::Skipped(text.to_owned())),
     };
     Ok(GivenTime { instant, read_as: ReadAs::Local })
 }
@@ -275,6 +289,30 @@ mod tests {
     fn the_hour_that_never_was_is_refused() {
         let error = parse("2026-03-29 02:30", &CentralEurope).unwrap_err();
         assert_eq!(error, NotATime::Skipped("2026-03-29 02:30".into()));
+    }
+
+    /// As chrono reads the zone of the machine: in the first instant of the hour that is skipped the offset before it.
+    struct Sloppy;
+
+    impl Zone for Sloppy {
+        fn show(&self, instant: DateTime<Utc>) -> String {
+            CentralEurope.show(instant)
+        }
+
+        fn offset_at(&self, instant: DateTime<Utc>) -> FixedOffset {
+            CentralEurope.offset_at(instant)
+        }
+
+        fn offsets_of(&self, _: &NaiveDateTime) -> MappedLocalTime<FixedOffset> {
+            MappedLocalTime::Single(CentralEurope::east(1))
+        }
+    }
+
+    #[test]
+    fn an_offset_that_was_not_in_force_is_not_taken() {
+        let error = parse("2026-03-29 02:00", &Sloppy).unwrap_err();
+        assert_eq!(error, NotATime::Skipped("2026-03-29 02:00".into()));
+        assert!(parse("2026-03-29 01:59:59.999999", &Sloppy).is_ok());
     }
 
     #[test]

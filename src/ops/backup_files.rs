@@ -9,10 +9,14 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::pg::WalFileName;
+use crate::catalog::BackupInfo;
 use crate::pg::manifest::{Manifest, ManifestFile};
+use crate::pg::{SegmentName, SegmentSize, Timeline, WalFileName};
 use crate::pipe::tar::{EntryHeader, EntryKind};
 use crate::repo::layout::ArchiveContent;
+
+/// More than any timeline's history has.
+pub const HISTORY_SIZE_MAX_BYTES: u64 = 1 << 20;
 
 /// What the manifest says of the files that are still to come, by their paths.
 #[derive(Debug)]
@@ -140,6 +144,53 @@ pub fn path_in_cluster(content: ArchiveContent, header: &EntryHeader) -> Result<
     }
 }
 
+/// The WAL that an archive may still bring: in the order in which it was received each segment from the backup's start
+/// on, whole; the history of its timeline; and a status for each, which is empty.
+#[derive(Debug)]
+pub struct ExpectedWal {
+    timeline: Timeline,
+    segment_size: SegmentSize,
+    next: u64,
+}
+
+impl ExpectedWal {
+    pub fn of(backup: &BackupInfo) -> Self {
+        let (timeline, segment_size) = (backup.timeline, backup.wal_segment_size);
+        let next = SegmentName::holding(backup.start_lsn, timeline, segment_size).number;
+        Self { timeline, segment_size, next }
+    }
+
+    /// Refuses what no backup of ours holds, before anything of it is written.
+    pub fn take(&mut self, header: &EntryHeader) -> Result<(), Unexpected> {
+        let unexpected = |what: String| Err(Unexpected::new(&header.path, what));
+        let size_bytes = header.size_bytes;
+        let Some(name) = wal_entry(&header.path)? else {
+            return match size_bytes {
+                0 => Ok(()),
+                _ => unexpected(format!("{size_bytes} bytes, where a segment's status has none")),
+            };
+        };
+        match (&name, name.segment(self.segment_size)) {
+            (WalFileName::History(timeline), _) if *timeline == self.timeline => match size_bytes {
+                ..=HISTORY_SIZE_MAX_BYTES => Ok(()),
+                _ => unexpected(format!("{size_bytes} bytes, more than any history has")),
+            },
+            (WalFileName::Segment(_), Some(segment)) => {
+                let due = SegmentName { timeline: self.timeline, number: self.next };
+                if segment != due {
+                    return unexpected(format!("WAL where {} was due", due.file_name(self.segment_size)));
+                }
+                self.next += 1;
+                match self.segment_size.bytes() {
+                    expected if expected == size_bytes => Ok(()),
+                    expected => unexpected(format!("{size_bytes} bytes, expected {expected}")),
+                }
+            }
+            _ => unexpected("a file that is no WAL of this backup".to_owned()),
+        }
+    }
+}
+
 /// What a file of the WAL's archive is: `NAME`, or `archive_status/NAME.done`, which is `None`.
 pub fn wal_entry(path: &[u8]) -> Result<Option<WalFileName>, Unexpected> {
     let text = String::from_utf8_lossy(path);
@@ -178,6 +229,31 @@ mod tests {
             });
             prop_assert_eq!(pieces.crc32c(), crc32c::crc32c(&bytes));
         }
+    }
+
+    #[test]
+    fn wal_comes_in_its_order_and_size() {
+        let (timeline, segment_size) = (Timeline::new(2).unwrap(), SegmentSize::from_bytes(1 << 20).unwrap());
+        let mut expected = ExpectedWal { timeline, segment_size, next: 3 };
+        let mut take = |path: &str, size_bytes: u64| {
+            let (path, kind) = (path.as_bytes().to_vec(), EntryKind::File);
+            let header = EntryHeader { path, kind, size_bytes, mode: 0o600, uid: 0, gid: 0, mtime: 0 };
+            expected.take(&header).map_err(|unexpected| unexpected.what)
+        };
+        assert_eq!(take("00000002.history", 50), Ok(()));
+        assert!(take("00000003.history", 50).is_err());
+        assert!(take("00000002.history", 1 << 30).unwrap_err().contains("more than any history"));
+        assert_eq!(take("000000020000000000000003", 1 << 20), Ok(()));
+        assert_eq!(take("archive_status/000000020000000000000003.done", 0), Ok(()));
+        assert!(take("archive_status/000000020000000000000003.done", 1 << 40).is_err());
+        let again = take("000000020000000000000003", 1 << 20).unwrap_err();
+        assert_eq!(again, "WAL where 000000020000000000000004 was due");
+        assert!(take("000000010000000000000004", 1 << 20).is_err(), "of another timeline");
+        assert_eq!(
+            take("000000020000000000000004", 1 << 40),
+            Err("1099511627776 bytes, expected 1048576".into())
+        );
+        assert!(take("000000020000000000000005.partial", 1 << 20).is_err());
     }
 
     #[test]

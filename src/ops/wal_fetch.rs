@@ -25,7 +25,7 @@ use super::{Context, Error, wal_file};
 use crate::pg::wal_page::LongHeader;
 use crate::pg::{SegmentPart, SystemIdentifier, WalFileName};
 use crate::pipe::Workers;
-use crate::repo::wal::{FILE_SIZE_MAX_BYTES, Missing};
+use crate::repo::wal::Missing;
 use crate::repo::{self, Repository};
 use crate::storage::Patience;
 
@@ -214,7 +214,7 @@ impl<'a> Fetch<'a> {
         let mut beginning = Vec::new();
         for (part, codec) in parts {
             let object = repository.open_part(self.system, segment, (part, codec), &self.workers)?;
-            let first = unchecked.fill_part(part, object, &damaged)?;
+            let first = unchecked.fill_part(segment, part, object, &damaged)?;
             if part.begin == 0 {
                 beginning = first;
             }
@@ -251,7 +251,7 @@ impl<'a> Fetch<'a> {
             Error::from(repo::Error::Damaged { repository, key: key.clone(), reason })
         };
         let mut unchecked = Unchecked::beside(destination)?;
-        let first = unchecked.fill(object, &damaged)?;
+        let first = unchecked.fill(&self.name, object, &damaged)?;
         self.check(&first, unchecked.size_bytes).map_err(damaged)?;
         unchecked.publish(destination)?;
         Ok(true)
@@ -296,6 +296,7 @@ impl Unchecked {
     /// Writes what `object` gives where it belongs, and returns how it begins.
     fn fill_part(
         &mut self,
+        segment: &str,
         part: SegmentPart,
         object: impl Read,
         damaged: &dyn Fn(String) -> Error,
@@ -303,7 +304,7 @@ impl Unchecked {
         let seek = self.file.seek(SeekFrom::Start(part.begin));
         seek.map_err(|source| Error::Io { action: "write", path: self.path.clone(), source })?;
         self.size_bytes = part.begin;
-        let first = self.fill(object, damaged)?;
+        let first = self.fill(&WalFileName::of_part(segment, part), object, damaged)?;
         match self.size_bytes == part.end {
             true => Ok(first),
             false => Err(damaged(format!("its part up to {} ends at {}", part.end, self.size_bytes))),
@@ -343,21 +344,29 @@ impl Unchecked {
         Ok(())
     }
 
-    /// Writes what `object` gives, and returns how it begins.
-    fn fill(&mut self, mut object: impl Read, damaged: &dyn Fn(String) -> Error) -> Result<Vec<u8>, Error> {
+    /// Writes what `object` gives, and returns how it begins. Where that is not the beginning of such a file, or it is
+    /// longer than it says, nothing more is read.
+    fn fill(
+        &mut self,
+        name: &WalFileName,
+        mut object: impl Read,
+        damaged: &dyn Fn(String) -> Error,
+    ) -> Result<Vec<u8>, Error> {
         let mut chunk = vec![0; CHUNK_SIZE_BYTES];
         let mut first = Vec::new();
+        let begin_bytes = self.size_bytes;
         loop {
             let length = object.read(&mut chunk).map_err(|error| damaged(error.to_string()))?;
             if length == 0 {
                 return Ok(first);
             }
             self.size_bytes += length as u64;
-            if self.size_bytes > FILE_SIZE_MAX_BYTES {
-                return Err(damaged(format!("it unpacks to more than {FILE_SIZE_MAX_BYTES} bytes")));
-            }
             let wanted = wal_file::BEGINNING_BYTES - first.len();
             first.extend_from_slice(&chunk[..length.min(wanted)]);
+            let size_max_bytes = wal_file::size_max_bytes(name, &first);
+            if self.size_bytes - begin_bytes > size_max_bytes {
+                return Err(damaged(format!("it unpacks to more than {size_max_bytes} bytes")));
+            }
             let written = self.file.write_all(&chunk[..length]);
             written.map_err(|source| Error::Io { action: "write", path: self.path.clone(), source })?;
         }

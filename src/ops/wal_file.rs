@@ -75,6 +75,17 @@ fn check_part(
     check_segment(name, &page, segment_bytes).map(|header| Some(header.system_identifier))
 }
 
+/// How long a file is at most that begins like this, and is to pass [`check`].
+pub fn size_max_bytes(name: &WalFileName, beginning: &[u8]) -> u64 {
+    if let Some(part) = name.part() {
+        return part.size_bytes();
+    }
+    match (name, LongHeader::parse(beginning)) {
+        (WalFileName::Segment(_) | WalFileName::Partial(_), Ok(header)) => header.segment_size.bytes(),
+        _ => BEGINNING_BYTES as u64,
+    }
+}
+
 fn check_segment(name: &WalFileName, beginning: &[u8], size_bytes: u64) -> Result<LongHeader, WrongContent> {
     let header = LongHeader::parse(beginning)?;
     let (segment_size, system_identifier) = (header.segment_size, header.system_identifier);

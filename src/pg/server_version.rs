@@ -22,7 +22,7 @@ impl ServerVersion {
         };
         let major = number(text).filter(|major| (10..1_000).contains(major))?;
         let minor = text.split_once('.').and_then(|(_, minor)| number(minor)).unwrap_or(0);
-        (minor < 10_000).then_some(Self(major * 10_000 + minor))
+        (minor < 10_000).then(|| Self(major * 10_000 + minor))
     }
 }
 
@@ -43,6 +43,7 @@ mod tests {
         assert_eq!(read("19devel"), Some(190_000));
         assert_eq!(read("18beta2"), Some(180_000));
         assert_eq!(read("nonsense"), None);
+        assert_eq!(read("15.4294967295"), None);
         assert_eq!(ServerVersion(130_023).to_string(), "13.23");
     }
 }

@@ -12,7 +12,7 @@ use super::buffer::Buffer;
 use super::codec::Codec;
 use super::digest::StoredDigest;
 use super::error::Error;
-use super::frame::{self, BadFrame, FRAME_SIZE, Foreign, Split};
+use super::frame::{self, BadFrame, FRAME_SIZE, Foreign, Passed, Split};
 use super::source::Source;
 use super::workers::{Pending, Workers};
 
@@ -24,6 +24,7 @@ pub struct ArchiveReader<'a> {
     in_flight: VecDeque<Decoding>,
     in_flight_max: usize,
     state: State<'a>,
+    passed: Passed,
     /// What [`Read`] hands out, from `position` on.
     current: Buffer,
     position: usize,
@@ -64,6 +65,7 @@ impl<'a> ArchiveReader<'a> {
             in_flight: VecDeque::new(),
             in_flight_max: workers.in_flight(),
             state: State::Frames(Source::new(source, expected)),
+            passed: Passed::default(),
             current: Buffer::default(),
             position: 0,
         }
@@ -134,7 +136,7 @@ impl<'a> ArchiveReader<'a> {
     fn read_frame(&mut self, mut source: Source<'a>) -> Result<State<'a>, Error> {
         let buffers = self.workers.buffers().clone();
         let mut stored = buffers.take(FRAME_SIZE);
-        match frame::next(self.codec, &mut source, &mut stored)? {
+        match frame::next(self.codec, &mut source, &mut stored, &mut self.passed)? {
             Split::Frame if self.codec == Codec::None => self.in_flight.push_back(Decoding::Content(stored)),
             Split::Frame => {
                 let offset_bytes = source.offset_bytes() - stored.len() as u64;

@@ -10,8 +10,8 @@
 //! The table tells how large the content is, and where in it a frame begins, without decoding anything. The
 //! frames have checksums of their own, so ours leaves these out.
 
-const SKIPPABLE_MAGIC: u32 = 0x184D_2A5E;
-const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
+pub const SKIPPABLE_MAGIC: u32 = 0x184D_2A5E;
+pub const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
 const HEADER_SIZE: usize = 8;
 
 /// How many bytes at the end of an archive say whether there is a table, and how long it is.
@@ -70,6 +70,19 @@ impl SeekTable {
         let entries = self.entries.chunks(512).map(move |some| some.iter().flat_map(entry).collect());
         let all = std::iter::once(header).chain(entries).chain([footer]);
         all.take(if self.entries.len() <= FRAMES_MAX { usize::MAX } else { 0 })
+    }
+
+    /// Whether `stored`, a whole skippable frame, is this table: as we write it, or with checksums.
+    pub fn is_stored_as(&self, stored: &[u8]) -> bool {
+        let plain = self.encode().flatten().eq(stored.iter().copied());
+        plain
+            || stored.last_chunk::<FOOTER_SIZE>().is_some_and(|footer| footer[4] == HAS_CHECKSUMS)
+                && Self::parse(stored).is_ok_and(|found| found == *self)
+    }
+
+    /// How many bytes it may take when it is stored.
+    pub fn possible_sizes_bytes(&self) -> [usize; 2] {
+        [0, HAS_CHECKSUMS].map(|kind| HEADER_SIZE + FOOTER_SIZE + self.entries.len() * entry_size(kind))
     }
 
     /// How many bytes the whole table takes, by the last [`FOOTER_SIZE`] bytes of an archive; `None`: it has none.

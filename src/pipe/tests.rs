@@ -299,8 +299,10 @@ mod damage {
         assert!(read(Codec::Gzip, &gzip, None).is_err());
         gzip[16..20].fill(0xFF); // the size of the member
         assert!(read(Codec::Gzip, &gzip, None).is_err());
-        let skippable = [0x5E, 0x2A, 0x4D, 0x18, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3];
+        let mut skippable = [0x50, 0x2A, 0x4D, 0x18, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3];
         assert!(matches!(read(Codec::Zstd, &skippable, None), Err(Error::Truncated { offset_bytes: 11 })));
+        skippable[0] = 0x5E; // a seek table, and of nothing
+        assert!(matches!(read(Codec::Zstd, &skippable, None), Err(Error::Damaged { offset_bytes: 0, .. })));
     }
 
     #[test]

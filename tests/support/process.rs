@@ -71,7 +71,11 @@ pub fn children(parent: u32) -> Vec<i32> {
 /// The living processes whose program lies below `directory`.
 pub fn running_from(directory: &Path) -> Vec<i32> {
     let from_there = |entry: &(i32, PathBuf)| {
-        fs::read_link(entry.1.join("exe")).is_ok_and(|program| program.starts_with(directory))
+        // The link is for root alone where a process may not be dumped.
+        let called =
+            || fs::read_to_string(entry.1.join("cmdline")).ok()?.split('\0').next().map(PathBuf::from);
+        let program = fs::read_link(entry.1.join("exe")).ok().or_else(called);
+        program.is_some_and(|program| program.starts_with(directory))
     };
     processes().filter(from_there).map(|(pid, _)| pid).collect()
 }

@@ -53,6 +53,7 @@ pub struct SiteBuilder {
     tablespaces: usize,
     archiving: bool,
     own_system: bool,
+    in_memory: bool,
 }
 
 impl Site {
@@ -65,6 +66,7 @@ impl Site {
             tablespaces: 0,
             archiving: true,
             own_system: false,
+            in_memory: false,
         }
     }
 
@@ -146,6 +148,19 @@ impl Site {
     pub fn call<'a>(&'a self, arguments: &str) -> Call<'a> {
         let command = self.identity.command(self.path("bin/pgbak"), "KILL");
         Call::new(self, command, arguments)
+    }
+
+    /// The same under a tool that runs what it is given, such as `faketime` with its arguments; `None`, with the test
+    /// noted as skipped, where the tool is not installed.
+    pub fn call_under<'a>(&'a self, tool: &[&str], arguments: &str) -> Option<Call<'a>> {
+        let is_installed = ["/usr/bin", "/bin"].iter().any(|place| Path::new(place).join(tool[0]).exists());
+        if !is_installed {
+            skip(&format!("{} is not installed; tests/run.sh installs it", tool[0]));
+            return None;
+        }
+        let mut command = self.identity.command(tool[0], "KILL");
+        command.args(&tool[1..]).arg(self.path("bin/pgbak"));
+        Some(Call::new(self, command, arguments))
     }
 
     /// The same as root; `None`, with the test noted as skipped, where the tests are not run by root.
@@ -342,12 +357,19 @@ impl SiteBuilder {
         self
     }
 
+    /// In a file system that needs no disk, where there is one: for what is restored hundreds of times.
+    pub fn in_memory(mut self) -> Self {
+        self.in_memory = Path::new("/dev/shm").is_dir();
+        self
+    }
+
     /// `None`, with the test noted as skipped, where there is no PostgreSQL.
     pub fn build(self) -> Option<Site> {
         let installation = Installation::find_or_skip()?;
         let identity = Identity::ordinary();
-        let root =
-            tempfile::Builder::new().prefix("pgbak-site-").tempdir().expect("a directory for the site");
+        let place = if self.in_memory { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
+        let root = tempfile::Builder::new().prefix("pgbak-site-").tempdir_in(place);
+        let root = root.expect("a directory for the site");
         identity.own_path(root.path());
         for name in ["bin", "home", "sockets", "repositories"] {
             make_directory(&root.path().join(name), &identity);

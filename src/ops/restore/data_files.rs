@@ -14,7 +14,7 @@ use super::places::Places;
 use super::target::{self, Owner};
 use crate::interrupt::Interrupt;
 use crate::meter::Meter;
-use crate::ops::backup_files::{self, Expected, Facts, Pieces, Unexpected};
+use crate::ops::backup_files::{self, Expected, ExpectedWal, Facts, Pieces, Unexpected};
 use crate::ops::data_directory::CONTROL_FILE;
 use crate::pipe::tar::{EntryHeader, EntryKind};
 use crate::pipe::{EntrySink, Unpack};
@@ -43,6 +43,7 @@ pub struct DataFiles<'a> {
 pub struct Unpacking<'a, 'b> {
     pub files: &'b mut DataFiles<'a>,
     pub content: ArchiveContent,
+    pub wal: ExpectedWal,
 }
 
 impl<'a> DataFiles<'a> {
@@ -112,7 +113,7 @@ impl Unpacking<'_, '_> {
     fn file(&mut self, path: Vec<u8>, header: &EntryHeader) -> io::Result<Option<Arc<dyn EntrySink>>> {
         let facts = match self.content {
             ArchiveContent::Wal => {
-                backup_files::wal_entry(&header.path)?;
+                self.wal.take(header)?;
                 None
             }
             ArchiveContent::Base | ArchiveContent::Tablespace(_) => {

@@ -28,7 +28,7 @@ use self::hold::Holds;
 use self::places::Places;
 use self::proof::Proof;
 use self::target::Owner;
-use super::backup_files::Expected;
+use super::backup_files::{Expected, ExpectedWal};
 use super::{Context, Error};
 use crate::pg::tablespace_map;
 use crate::pipe::{self, Stopped, Workers};
@@ -227,7 +227,8 @@ impl Restore<'_> {
         };
         let archive = reader.open(content, check, workers).map_err(of_source)?;
         files.taken.clear();
-        pipe::unpack(archive, &mut Unpacking { files, content }).map(drop).map_err(|stopped| {
+        let wal = ExpectedWal::of(&self.proof.backup);
+        pipe::unpack(archive, &mut Unpacking { files, content, wal }).map(drop).map_err(|stopped| {
             // An interruption comes back through the same door.
             if let Err(interrupted) = self.context.interrupt.check() {
                 return Failure { error: interrupted.into(), is_of_source: false };

@@ -12,7 +12,7 @@ use super::lanes::{Reading, Stop};
 use super::problem::{Problem, Subject};
 use crate::catalog::BackupInfo;
 use crate::catalog::backup::StoredFile;
-use crate::ops::backup_files;
+use crate::ops::backup_files::{self, HISTORY_SIZE_MAX_BYTES};
 use crate::pg::history::TimelineHistory;
 use crate::pg::manifest::{self, ManifestError};
 use crate::pg::wal_page::{Expected, PageCheck};
@@ -20,9 +20,6 @@ use crate::pg::{SegmentName, WalFileName};
 use crate::pipe::tar::{EntryHeader, EntryKind, Event, Scanner};
 use crate::pipe::{self, Codec, Digester, StoredDigest};
 use crate::repo::layout::{self, ArchiveContent};
-
-/// A history has one line per promotion.
-const HISTORY_SIZE_MAX_BYTES: u64 = 1 << 20;
 
 /// What kind of archive a file of a backup is; `None` for one that is no archive.
 pub fn content_of(file_name: &str) -> Option<(ArchiveContent, Codec)> {

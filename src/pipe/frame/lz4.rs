@@ -66,7 +66,8 @@ fn content_size(stored: &[u8]) -> Option<usize> {
 
 /// Walks from block to block, reading exactly what the frame takes; skippable frames are passed over.
 pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split, Error> {
-    if begin(source, stored, MAGIC, "LZ4")?.is_none() {
+    let skip = &mut |source: &mut Source<'_>, stored: &mut Buffer| source.skip(u32_at(stored, 4).into());
+    if begin(source, stored, MAGIC, "LZ4", skip)?.is_none() {
         return Ok(Split::End);
     }
     source.read_exact_into(stored, 2)?;

@@ -15,6 +15,7 @@ use std::io::{self, Read};
 use super::buffer::Buffer;
 use super::codec::{Codec, Compression};
 use super::error::Error;
+use super::seek_table::SeekTable;
 use super::source::Source;
 
 /// How much input we put into a frame.
@@ -40,6 +41,16 @@ pub(super) enum Split {
     /// A frame that must be decoded as a stream, from the source's present position.
     Foreign,
     End,
+}
+
+/// The zstd frames that a seek table has to list: those since the last one. `None` where one was decoded as a stream, so
+/// that nobody knows its sizes.
+pub(super) struct Passed(Option<SeekTable>);
+
+impl Default for Passed {
+    fn default() -> Self {
+        Self(Some(SeekTable::default()))
+    }
 }
 
 /// Why a frame cannot be decoded, in words.
@@ -94,10 +105,15 @@ pub(super) fn decompress(
     }
 }
 
-/// Moves the next frame from `source` into the empty buffer `stored`.
-pub(super) fn next(codec: Codec, source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split, Error> {
+/// Moves the next frame from `source` into the empty buffer `stored`. `passed` is what came before.
+pub(super) fn next(
+    codec: Codec,
+    source: &mut Source<'_>,
+    stored: &mut Buffer,
+    passed: &mut Passed,
+) -> Result<Split, Error> {
     match codec {
-        Codec::Zstd => zstd::next(source, stored),
+        Codec::Zstd => zstd::next(source, stored, passed),
         Codec::Gzip => gzip::next(source, stored),
         Codec::Lz4 => lz4::next(source, stored),
         Codec::None => match source.read_up_to(stored, FRAME_SIZE)? {
@@ -110,13 +126,17 @@ pub(super) fn next(codec: Codec, source: &mut Source<'_>, stored: &mut Buffer) -
 /// The first of the sixteen magic numbers of the frames that zstd and LZ4 pass over.
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 
-/// Moves the magic number of the next frame of `format` into `stored`, passing over skippable ones, and says where
-/// it begins; `None` at the end.
+/// Passes over a skippable frame, of which the magic number and the size were read.
+type PassOver<'f> = &'f mut dyn FnMut(&mut Source<'_>, &mut Buffer) -> Result<(), Error>;
+
+/// Moves the magic number of the next frame of `format` into `stored`, with skippable ones left to `pass_over`, and
+/// says where it begins; `None` at the end.
 fn begin(
     source: &mut Source<'_>,
     stored: &mut Buffer,
     magic: u32,
     format: &str,
+    pass_over: PassOver<'_>,
 ) -> Result<Option<u64>, Error> {
     while !source.is_at_end()? {
         let start = source.offset_bytes();
@@ -126,7 +146,7 @@ fn begin(
             found if found == magic => return Ok(Some(start)),
             skippable if skippable & !0xF == SKIPPABLE_MAGIC => {
                 source.read_exact_into(stored, 4)?;
-                source.skip(u32_at(stored, 4).into())?;
+                pass_over(source, stored)?;
             }
             _ => return Err(BadFrame(format!("no {format} frame begins here")).at(start)),
         }

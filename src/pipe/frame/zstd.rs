@@ -12,10 +12,17 @@ use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, SafeResult, Strategy};
 
 use super::super::buffer::Buffer;
 use super::super::error::Error;
+use super::super::seek_table::{self, Entry, SEEKABLE_MAGIC, SeekTable};
 use super::super::source::Source;
-use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, begin, truncated};
+use super::{BadFrame, FRAME_SIZE_MAX, Foreign, Passed, STORED_SIZE_MAX, Split, begin, truncated, u32_at};
 
 const MAGIC: u32 = 0xFD2F_B528;
+
+/// Of more frames than this nobody checks the seek table; what it would have to say is not kept for ever.
+const FRAMES_LISTED_MAX: usize = 1 << 22;
+
+/// In a frame's descriptor.
+const UNUSED_BIT: u8 = 0x10;
 
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -122,14 +129,25 @@ fn content_size(stored: &[u8]) -> Option<usize> {
     usize::try_from(size).ok().filter(|&size| size <= FRAME_SIZE_MAX)
 }
 
-/// Walks from block to block, reading exactly what the frame takes; skippable frames are passed over.
-pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split, Error> {
-    let Some(start) = begin(source, stored, MAGIC, "zstd")? else { return Ok(Split::End) };
+/// Walks from block to block, reading exactly what the frame takes; skippable frames are passed over, of which a seek
+/// table must be right.
+pub(super) fn next(
+    source: &mut Source<'_>,
+    stored: &mut Buffer,
+    passed: &mut Passed,
+) -> Result<Split, Error> {
+    let pass_over = &mut |source: &mut Source<'_>, stored: &mut Buffer| pass_over(source, stored, passed);
+    let Some(start) = begin(source, stored, MAGIC, "zstd", pass_over)? else { return Ok(Split::End) };
     let has_checksum = read_header(source, stored)?;
-    if content_size(stored).is_none() {
+    // Decoders must not look at it, so no checksum guards it.
+    if stored[4] & UNUSED_BIT != 0 {
+        return Err(BadFrame::new("zstd: the header has a bit that no encoder sets").at(start));
+    }
+    let Some(content_bytes) = content_size(stored) else {
+        passed.0 = None;
         source.put_back(stored);
         return Ok(Split::Foreign);
-    }
+    };
     source.read_exact_into(stored, 3)?;
     loop {
         let block = stored.last_chunk::<3>().expect("a block header was read");
@@ -141,6 +159,7 @@ pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split
             _ => return Err(BadFrame::new("zstd: there is no such type of block").at(start)),
         };
         if stored.len() + size > STORED_SIZE_MAX {
+            passed.0 = None;
             source.put_back(stored);
             return Ok(Split::Foreign);
         }
@@ -151,8 +170,43 @@ pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split
         };
         source.read_exact_into(stored, size + after)?;
         if is_last {
+            passed.0 = passed.0.take().filter(|table| table.entries().len() < FRAMES_LISTED_MAX);
+            if let Some(table) = &mut passed.0 {
+                // Both are within the bounds of a frame.
+                table.push(Entry { stored_bytes: stored.len() as u32, content_bytes: content_bytes as u32 });
+            }
             return Ok(Split::Frame);
         }
+    }
+}
+
+/// Passes over a skippable frame, whose magic number and size are in `stored`. What is, or was, the seek table of the
+/// frames before it must be as we write it: no checksum guards it, and pgbak itself does without.
+fn pass_over(source: &mut Source<'_>, stored: &mut Buffer, passed: &mut Passed) -> Result<(), Error> {
+    let start = source.offset_bytes() - stored.len() as u64;
+    let (magic, size_bytes) = (u32_at(stored, 0), u32_at(stored, 4) as usize);
+    let Some(expected) = passed.0.replace(SeekTable::default()) else {
+        return source.skip(size_bytes as u64);
+    };
+    let wrong = || Err(BadFrame::new("zstd: the seek table does not list the frames before it").at(start));
+    let is_table = magic == seek_table::SKIPPABLE_MAGIC;
+    if !expected.possible_sizes_bytes().contains(&(stored.len() + size_bytes)) {
+        if is_table {
+            return wrong();
+        }
+        passed.0 = Some(expected);
+        return source.skip(size_bytes as u64);
+    }
+    source.read_exact_into(stored, size_bytes)?;
+    let has_footer = stored.last_chunk() == Some(&SEEKABLE_MAGIC.to_le_bytes());
+    match is_table {
+        true if expected.is_stored_as(stored) => Ok(()),
+        // One whose magic number was changed to another skippable frame's.
+        false if !has_footer => {
+            passed.0 = Some(expected);
+            Ok(())
+        }
+        _ => wrong(),
     }
 }
 
@@ -244,6 +298,45 @@ mod tests {
             let plain_size = search(3, &[]).unwrap().compress2(&mut plain[..], &frame).unwrap();
             let size = compressed(&mut Scratch::default(), &frame).len();
             assert!(size <= plain_size + plain_size / 30, "{kind}: {size} bytes, {plain_size} by level 3");
+        }
+    }
+
+    /// Whether what is stored is passed, frame by frame, to its end.
+    fn passes(stored: &[u8]) -> bool {
+        let (mut source, mut passed) = (Source::new(Box::new(stored), None), Passed::default());
+        loop {
+            let mut frame = Buffer::default();
+            match next(&mut source, &mut frame, &mut passed) {
+                Ok(Split::Frame) => {}
+                Ok(Split::Foreign) => return false,
+                Ok(Split::End) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    #[test]
+    fn a_bit_that_no_decoder_looks_at_is_looked_at() {
+        let frames =
+            [&b"one"[..], b"and another"].map(|content| compressed(&mut Scratch::default(), content));
+        let mut table = SeekTable::default();
+        for (frame, content_bytes) in frames.iter().zip([3, 11]) {
+            table.push(Entry { stored_bytes: frame.len() as u32, content_bytes });
+        }
+        let whole = [frames.concat(), table.encode().flatten().collect()].concat();
+        assert!(passes(&whole));
+        assert!(passes(&[whole.clone(), whole.clone()].concat()), "one archive behind the other");
+        let other = b"\x50\x2A\x4D\x18\x04\0\0\0text";
+        assert!(passes(&[&whole[..frames[0].len()], other, &whole[frames[0].len()..]].concat()));
+        let mut unused = whole.clone();
+        unused[4] ^= UNUSED_BIT;
+        assert!(!passes(&unused));
+        for at in frames.concat().len()..whole.len() {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(!passes(&flipped), "bit {bit} of byte {at} of {}", whole.len());
+            }
         }
     }
 

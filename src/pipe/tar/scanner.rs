@@ -5,6 +5,9 @@ use super::{BLOCK_SIZE, checksum, padding};
 /// Larger than any file; a size above it is damage.
 const SIZE_MAX: u64 = i64::MAX as u64;
 
+/// More than any tar pads its end with; a compressed one could go on for as long as anybody likes.
+const ZEROS_AFTER_END_MAX: u64 = 1 << 20;
+
 /// Reads a tar that is pushed into it piece by piece. It keeps at most one block.
 #[derive(Debug)]
 pub struct Scanner {
@@ -26,7 +29,9 @@ enum State {
     Padding(usize),
     /// After one zero block.
     HalfEnded,
-    Ended,
+    Ended {
+        zeros: u64,
+    },
 }
 
 /// What the next bytes are.
@@ -79,7 +84,7 @@ pub enum Error {
     #[error("the tar has \"{path}\" as {kind}, at byte {offset_bytes}, which PostgreSQL never writes")]
     Unsupported { offset_bytes: u64, path: String, kind: &'static str },
 
-    #[error("the tar is damaged at byte {offset_bytes}: expected only zeros after its end")]
+    #[error("the tar is damaged at byte {offset_bytes}: expected only zeros after its end, and few")]
     AfterEnd { offset_bytes: u64 },
 
     #[error("the tar is cut short: it ends at byte {offset_bytes}, in the middle of an entry")]
@@ -117,7 +122,7 @@ impl Scanner {
                         return Ok(Some(event));
                     }
                 }
-                State::Ended => self.take_zeros(input)?,
+                State::Ended { zeros } => self.take_zeros(input, zeros)?,
             }
         }
     }
@@ -125,7 +130,7 @@ impl Scanner {
     /// Says, after the last byte, whether the archive was complete.
     pub fn finish(&self) -> Result<Ending, Error> {
         match self.state {
-            State::Ended => Ok(Ending::Complete),
+            State::Ended { .. } => Ok(Ending::Complete),
             State::Header | State::HalfEnded | State::Padding(0) if self.block_len == 0 => {
                 Ok(Ending::WithoutZeroBlocks)
             }
@@ -154,7 +159,7 @@ impl Scanner {
         let is_zero = self.block.iter().all(|&byte| byte == 0);
         match (self.state, is_zero) {
             (State::HalfEnded, true) => {
-                self.state = State::Ended;
+                self.state = State::Ended { zeros: 0 };
                 Ok(Some(Event::ArchiveEnd))
             }
             (State::HalfEnded, false) => Err(Error::AfterEnd { offset_bytes }),
@@ -172,11 +177,14 @@ impl Scanner {
     }
 
     /// GNU tar fills the last of its records of 20 blocks.
-    fn take_zeros(&mut self, input: &mut &[u8]) -> Result<(), Error> {
+    fn take_zeros(&mut self, input: &mut &[u8], before: u64) -> Result<(), Error> {
         let offset_bytes = self.offset_bytes;
         let rest = self.take(input, u64::MAX);
+        let zeros = before + rest.len() as u64;
+        self.state = State::Ended { zeros };
         match rest.iter().position(|&byte| byte != 0) {
-            None => Ok(()),
+            None if zeros <= ZEROS_AFTER_END_MAX => Ok(()),
+            None => Err(Error::AfterEnd { offset_bytes }),
             Some(at) => Err(Error::AfterEnd { offset_bytes: offset_bytes + at as u64 }),
         }
     }
@@ -362,6 +370,15 @@ mod tests {
         {
             assert_eq!(scan(&archive[..length], &[100]).unwrap().1, ending, "{length}");
         }
+    }
+
+    #[test]
+    fn zeros_after_the_end_are_few() {
+        let archive = gnu_tar(tree().path(), &["--blocking-factor=2048", "postgresql.conf"]);
+        assert_eq!(archive.len(), 1 << 20);
+        assert_eq!(scan(&archive, &[8192]).unwrap().1, Ending::Complete);
+        let endless = [archive, vec![0; 1 << 20]].concat();
+        assert!(matches!(scan(&endless, &[8192]), Err(Error::AfterEnd { .. })));
     }
 
     #[test]

@@ -599,6 +599,26 @@ mod tests {
         }
 
         #[test]
+        fn an_altered_reply_takes_no_more_memory_than_its_packet(
+            count in 0u32..20,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let names = (0..count).fold(reply(kind::NAME).u32(count), |packet, i| {
+                packet.string(&[b'n'; 5]).string(b"").u32(attribute::SIZE | attribute::TIMES).u64(i.into()).u32(1).u32(2)
+            });
+            let mut packet = names.0[4..].to_owned();
+            for (at, byte) in changes {
+                let at = at.index(packet.len());
+                packet[at] = byte;
+            }
+            packet.truncate(packet.len() - cut.index(packet.len()) / 8);
+            let packet_bytes = packet.len() as u64;
+            let allocated = allocation_counter::measure(|| drop(Reply::parse(packet)));
+            prop_assert!(allocated.bytes_max <= 1024 + 16 * packet_bytes, "{:?} for {}", allocated, packet_bytes);
+        }
+
+        #[test]
         fn a_truncated_reply_is_none(cut in 1usize..30) {
             let whole = reply(kind::NAME).u32(1).string(b"name").string(b"").u32(1).u64(5).0;
             let kept = whole.len() - cut.min(whole.len() - 4);
