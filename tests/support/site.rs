@@ -148,6 +148,14 @@ impl Site {
         Call::new(self, command, arguments)
     }
 
+    /// The same, run by another program: `strace` and its options, for example.
+    pub fn call_under<'a>(&'a self, tracer: &[String], arguments: &str) -> Call<'a> {
+        let (program, options) = tracer.split_first().expect("a program");
+        let mut command = self.identity.command(program, "KILL");
+        command.args(options).arg(self.path("bin/pgbak"));
+        Call::new(self, command, arguments)
+    }
+
     /// The same as root; `None`, with the test noted as skipped, where the tests are not run by root.
     pub fn call_as_root<'a>(&'a self, arguments: &str) -> Option<Call<'a>> {
         let own = Identity::own();
