@@ -4,15 +4,14 @@
 //! not made. After each death everything that was acknowledged is there, everything that has a name is whole, and the
 //! next run goes through without help.
 
+use std::cell::RefCell;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use super::campaign::Campaign;
 use super::scene::{self, assert_whole};
 use super::{length, strace};
 use crate::scene;
-use crate::support::{Installation, Outcome, Site, process, wait_until};
+use crate::support::{Outcome, Site};
 
 const KILLED: i32 = 128 + 9;
 
@@ -120,15 +119,7 @@ fn a_wal_sync_may_die_at_any_change() {
             "wal-sync".to_owned()
         },
         again: &the_same,
-        law: &mut |outcome| {
-            let [first, second] = site.repositories() else { panic!("two repositories") };
-            let (mut newest, held) = (first.archived(), second.archived());
-            newest.retain(|name| *name >= oldest);
-            for name in newest.iter().rev().take(6).filter(|name| held.contains(name)) {
-                scene::assert_segment(&site, second, name);
-            }
-            assert!(outcome.code != 0 || held == newest, "{held:?} instead of {newest:?}\n{outcome}");
-        },
+        law: &mut |outcome| scene::assert_synced(&site, &oldest, outcome),
     };
     deed.dies_everywhere();
     assert_whole(&site);
@@ -139,33 +130,16 @@ fn a_wal_sync_may_die_at_any_change() {
 fn a_prune_may_die_at_any_change() {
     let site = scene!(config("[retention]\nkeep_last = 1\n"));
     let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
-    for _ in 0..2 {
-        (0..4).for_each(|_| drop(scene::new_segment(&site)));
-        scene::archive_all(&site);
-        site.pgbak("base-backup").succeeds();
-    }
-    scene::archive_all(&site);
-    let last = site.repository().archived().pop().unwrap();
-    let (repository, stored) = (&site.repository().path, site.path("stored"));
-    copy(repository, &stored);
-    let newest = site.repository().backups().pop().unwrap();
+    let store = scene::Store::with_garbage(&site);
     let deed = Deed {
         name: "prune",
         site: &site,
         prepare: &mut || {
-            fs::remove_dir_all(repository).unwrap();
-            copy(&stored, repository);
+            store.put_back(&site);
             "prune".to_owned()
         },
         again: &the_same,
-        law: &mut |outcome| {
-            assert_whole(&site);
-            assert_eq!(site.repository().backups().last(), Some(&newest));
-            scene::assert_newest_has_its_wal(site.repository(), &last);
-            if outcome.code == 0 {
-                assert_eq!(site.repository().directories_of_backups(), [newest.as_str()]);
-            }
-        },
+        law: &mut |outcome| store.assert_kept(&site, outcome),
     };
     deed.dies_everywhere();
     scene::assert_restores(&site, &account);
@@ -176,34 +150,17 @@ fn a_restore_may_die_at_any_change() {
     let site = scene!();
     let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
     scene::archive_all(&site);
-    let mut directory = site.fresh("restored");
-    let verify = |directory: &Path| {
-        let mut verify = site.cluster().client("pg_verifybackup");
-        // What restore writes itself, and the WAL, which is in the manifest of nothing but the archive.
-        verify.args(["--exit-on-error", "--no-parse-wal", "--ignore=postgresql.auto.conf"]);
-        process::run(
-            verify.args(["--ignore=recovery.signal", "--ignore=pgbak_restore_in_progress"]).arg(directory),
-        );
-    };
-    let here = std::cell::RefCell::new(directory.clone());
+    let here = RefCell::new(site.fresh("restored"));
     let deed = Deed {
         name: "restore",
         site: &site,
         prepare: &mut || {
-            let _ = fs::remove_dir_all(&directory);
-            directory = site.fresh("restored");
-            here.replace(directory.clone());
-            format!("restore -D {}", directory.display())
+            let _ = fs::remove_dir_all(&*here.borrow());
+            here.replace(site.fresh("restored"));
+            format!("restore -D {}", here.borrow().display())
         },
         again: &|arguments| format!("{arguments} --delta"),
-        law: &mut |outcome| {
-            let directory = here.borrow();
-            let could_start = directory.join("global/pg_control").exists();
-            assert!(could_start || outcome.code != 0, "{outcome}");
-            if could_start && Installation::find().unwrap().major > 13 {
-                verify(&directory);
-            }
-        },
+        law: &mut |outcome| scene::assert_restored(&site, &here.borrow(), outcome),
     };
     deed.dies_everywhere();
     // The last one was killed and finished by the next run; it is the one to start.
@@ -220,33 +177,14 @@ fn a_wal_fetch_may_die_at_any_change() {
     let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
     (0..30).for_each(|_| drop(scene::new_segment(&site)));
     scene::archive_all(&site);
-    let all = site.repository().archived();
-    let mut next = 0;
-    let destination = site.path("home/RECOVERYXLOG");
+    let fetches = scene::Fetches::of(&site);
     let deed = Deed {
         name: "wal-fetch",
         site: &site,
-        prepare: &mut || {
-            // Nothing is fetched ahead yet, so that there is as much to do as in the first run.
-            wait_until("the background to be quiet", || process::running_from(&site.path("bin")).is_empty());
-            let _ = fs::remove_dir_all(site.path("home/.local/state/pgbak/fetched-ahead"));
-            let _ = fs::remove_file(&destination);
-            next = (next + 1) % all.len();
-            format!("wal-fetch {} {}", all[next], destination.display())
-        },
+        prepare: &mut || fetches.next(&site),
         again: &the_same,
-        law: &mut |outcome| {
-            let name = outcome.arguments.split(' ').nth(1).unwrap();
-            match fs::read(&destination) {
-                Ok(bytes) => scene::assert_same(&site, name, &bytes, &destination),
-                Err(_) => assert_ne!(outcome.code, 0, "{outcome}"),
-            }
-        },
+        law: &mut |outcome| fetches.assert_right(&site, outcome),
     };
     deed.dies_everywhere();
     scene::assert_restores(&site, &account);
-}
-
-fn copy(from: &Path, to: &Path) {
-    process::run(Command::new("cp").arg("-a").arg(from).arg(to));
 }

@@ -1,11 +1,13 @@
 //! What the campaigns are about: a cluster with committed rows whose WAL is archived by hand, so that nothing happens
 //! by itself, and the laws that hold whatever dies.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::support::{Account, Repository, Site, Workload, process};
+use crate::support::{Account, Installation, Outcome, Repository, Site, Workload, process, wait_until};
 use pgbak::pg::SegmentSize;
 
 const SEGMENT_NAME_LENGTH: usize = 24;
@@ -145,4 +147,108 @@ pub fn assert_restores_after_sync(site: &Site, account: &Account) {
     site.pgbak("wal-sync").succeeds();
     assert_whole(site);
     assert_restores(site, account);
+}
+
+/// Asserts that the second repository has all that the first one has since `oldest`, if a `wal-sync` says so, and that
+/// what it has of the newest is right.
+#[track_caller]
+pub fn assert_synced(site: &Site, oldest: &str, outcome: &Outcome) {
+    let [first, second] = site.repositories() else { panic!("two repositories") };
+    let (mut newest, held) = (first.archived(), second.archived());
+    newest.retain(|name| name.as_str() >= oldest);
+    for name in newest.iter().rev().take(6).filter(|name| held.contains(name)) {
+        assert_segment(site, second, name);
+    }
+    assert!(outcome.code != 0 || held == newest, "{held:?} instead of {newest:?}\n{outcome}");
+}
+
+/// A repository with three backups of which one is to be kept, to be put back as often as one likes.
+pub struct Store {
+    stored: PathBuf,
+    newest: String,
+    last: String,
+}
+
+impl Store {
+    pub fn with_garbage(site: &Site) -> Self {
+        for _ in 0..2 {
+            (0..4).for_each(|_| drop(new_segment(site)));
+            archive_all(site);
+            site.pgbak("base-backup").succeeds();
+        }
+        archive_all(site);
+        let (repository, stored) = (site.repository(), site.path("stored"));
+        copy(&repository.path, &stored);
+        let (newest, last) = (repository.backups().pop().unwrap(), repository.archived().pop().unwrap());
+        Self { stored, newest, last }
+    }
+
+    pub fn put_back(&self, site: &Site) {
+        fs::remove_dir_all(&site.repository().path).unwrap();
+        copy(&self.stored, &site.repository().path);
+    }
+
+    /// Asserts that all that the policy keeps is there, and the rest is not if a prune says so.
+    #[track_caller]
+    pub fn assert_kept(&self, site: &Site, outcome: &Outcome) {
+        assert_whole(site);
+        assert_eq!(site.repository().backups().last(), Some(&self.newest), "{outcome}");
+        assert_newest_has_its_wal(site.repository(), &self.last);
+        if outcome.code == 0 {
+            assert_eq!(site.repository().directories_of_backups(), [self.newest.as_str()], "{outcome}");
+        }
+    }
+}
+
+/// Asserts that what could be started is whole, and that it could be if a restore says so.
+#[track_caller]
+pub fn assert_restored(site: &Site, directory: &Path, outcome: &Outcome) {
+    let could_start = directory.join("global/pg_control").exists();
+    assert!(could_start || outcome.code != 0, "{outcome}");
+    if !could_start || Installation::find().is_none_or(|installation| installation.major < 14) {
+        return;
+    }
+    let mut verify = site.cluster().client("pg_verifybackup");
+    verify.args(["--exit-on-error", "--no-parse-wal"]);
+    // What restore writes itself.
+    let own = ["postgresql.auto.conf", "recovery.signal", "pgbak_restore_in_progress"];
+    verify.args(own.map(|name| format!("--ignore={name}")));
+    process::run(verify.arg(directory));
+}
+
+/// One segment after the other, fetched as PostgreSQL would.
+pub struct Fetches {
+    names: Vec<String>,
+    next: Cell<usize>,
+    destination: PathBuf,
+}
+
+impl Fetches {
+    pub fn of(site: &Site) -> Self {
+        let destination = site.path("home/RECOVERYXLOG");
+        Self { names: site.repository().archived(), next: Cell::new(0), destination }
+    }
+
+    pub fn next(&self, site: &Site) -> String {
+        // Nothing is fetched ahead yet, so that there is as much to do as in the first run.
+        wait_until("the background to be quiet", || process::running_from(&site.path("bin")).is_empty());
+        let _ = fs::remove_dir_all(site.path("home/.local/state/pgbak/fetched-ahead"));
+        let _ = fs::remove_file(&self.destination);
+        self.next.set((self.next.get() + 1) % self.names.len());
+        format!("wal-fetch {} {}", self.names[self.next.get()], self.destination.display())
+    }
+
+    /// Asserts that what there is to be seen for PostgreSQL is right, and that there is something if success was said.
+    #[track_caller]
+    pub fn assert_right(&self, site: &Site, outcome: &Outcome) {
+        let name = outcome.arguments.split(' ').nth(1).unwrap();
+        match fs::read(&self.destination) {
+            Ok(bytes) => assert_same(site, name, &bytes, &self.destination),
+            Err(_) => assert_ne!(outcome.code, 0, "{outcome}"),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    process::run(Command::new("cp").arg("-a").arg(from).arg(to));
 }

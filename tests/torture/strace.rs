@@ -94,36 +94,35 @@ fn strace(log: &Path) -> Vec<String> {
     ["strace", "-f", "-qq", "-A", "-o", log].map(str::to_owned).to_vec()
 }
 
-/// The calls of a log, in the order in which they returned.
+/// Calls whose effect another thread may see before they have returned: a number that is free, a directory to use.
+const EARLY: [&str; 2] = ["close(", "mkdir("];
+
+/// The calls of a log, in the order in which they took effect, as far as that can be told.
 pub fn read(log: &Path) -> Vec<Call> {
     let text = fs::read_to_string(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-    let mut begun: BTreeMap<u32, String> = BTreeMap::new();
+    // What was begun, and where it will stand.
+    let mut begun: BTreeMap<u32, (String, Option<usize>)> = BTreeMap::new();
     let mut calls = Vec::new();
     for line in text.lines() {
         let (thread, rest) = line.split_once(' ').expect("each line begins with a thread");
         let (thread, rest) = (thread.parse().expect("a number"), rest.trim_start());
         if let Some(half) = rest.strip_suffix("<unfinished ...>") {
-            // The number is free, and another thread may get it, before this one is back.
-            calls
-                .extend(half.starts_with("close(").then(|| parse(thread, &format!("{half}) = 0"))).flatten());
-            begun.insert(thread, half.to_owned());
-            continue;
-        }
-        let whole = match rest.strip_prefix("<... ") {
-            Some(resumed) => {
-                let (_, behind) = resumed.split_once(" resumed>").expect("a call that is resumed");
-                // The log may have been begun anew between the two.
-                let Some(half) = begun.remove(&thread) else { continue };
-                if half.starts_with("close(") {
-                    continue;
-                }
-                half + behind
+            let is_early = EARLY.iter().any(|name| half.starts_with(name));
+            begun.insert(thread, (half.to_owned(), is_early.then_some(calls.len())));
+            calls.extend(is_early.then_some(None));
+        } else if let Some(resumed) = rest.strip_prefix("<... ") {
+            let (_, behind) = resumed.split_once(" resumed>").expect("a call that is resumed");
+            let (half, place) = begun.remove(&thread).expect("it was begun before");
+            let call = parse(thread, &(half + behind));
+            match place {
+                Some(place) => calls[place] = call,
+                None => calls.push(call),
             }
-            None => rest.to_owned(),
-        };
-        calls.extend(parse(thread, &whole));
+        } else {
+            calls.push(parse(thread, rest));
+        }
     }
-    calls
+    calls.into_iter().flatten().collect()
 }
 
 /// Reads `name(arguments) = result …`; `None` for signals and ends, and for a call that never returned.
@@ -161,8 +160,8 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.map(|digits| u8::from_str_radix(digits, 16).expect("strace -xx prints hexadecimal")).collect()
 }
 
-/// All points of a run; with `only_changes`, those that find another state than the one before.
-fn points(calls: &[Call], counts: impl Fn(&Call) -> bool) -> Vec<Point> {
+/// The points of a run, as far as they count.
+pub fn points(calls: &[Call], counts: impl Fn(&Call) -> bool) -> Vec<Point> {
     let mut made: BTreeMap<(u32, &str), u32> = BTreeMap::new();
     let mut points = Vec::new();
     for call in calls {
@@ -175,11 +174,6 @@ fn points(calls: &[Call], counts: impl Fn(&Call) -> bool) -> Vec<Point> {
     points.sort();
     points.dedup();
     points
-}
-
-/// Every call of a run.
-pub fn all_points(calls: &[Call]) -> Vec<Point> {
-    points(calls, |_| true)
 }
 
 /// The calls of a run that changed something.

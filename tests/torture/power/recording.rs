@@ -59,6 +59,8 @@ pub struct Recording {
     root: PathBuf,
     /// The names after the last step.
     pub after: BTreeMap<Inode, BTreeMap<String, Inode>>,
+    /// What must never be lost again, and from how many steps on.
+    pub acknowledged: BTreeMap<PathBuf, usize>,
     /// What each process has open under its numbers.
     open: BTreeMap<(u32, i64), Inode>,
 }
@@ -83,6 +85,7 @@ impl Recording {
             steps: Vec::new(),
             root: root.to_owned(),
             after: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
             open: BTreeMap::new(),
         };
         recording.take_in(root, PathBuf::new());
