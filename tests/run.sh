@@ -41,7 +41,7 @@ test_versions() {
 check_rust
 install_missing cc:build-essential pkg-config:pkg-config openssl:openssl openssl/libssl-dev postgresql \
     sshd ssh:openssh-client sftp:openssh-client tar:tar zstd:zstd lz4:lz4 gzip:gzip sha256sum:coreutils setpriv:util-linux mount:mount \
-    groff:groff-base systemd-analyze:systemd
+    groff:groff-base systemd-analyze:systemd strace:strace
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

@@ -77,7 +77,8 @@ fn is_of_the_disk(call: &Call) -> bool {
 fn is_told(outcome: &Outcome) -> bool {
     // The dynamic linker's own errors have its own words, and code 127.
     let said = format!("{}{}", outcome.stdout, outcome.stderr).to_lowercase();
-    outcome.code == 127 || ["error: ", "warning: ", "failed: "].iter().any(|word| said.contains(word))
+    outcome.code == 127
+        || ["error: ", "warning: ", "failed: ", "could not "].iter().any(|word| said.contains(word))
 }
 
 fn the_same(arguments: &str) -> String {

@@ -195,7 +195,11 @@ impl Store {
         assert_eq!(site.repository().backups().last(), Some(&self.newest), "{outcome}");
         assert_newest_has_its_wal(site.repository(), &self.last);
         if outcome.code == 0 {
-            assert_eq!(site.repository().directories_of_backups(), [self.newest.as_str()], "{outcome}");
+            // An empty directory may stay: the next deletion in it, or the next day, takes it away.
+            let stored = site.repository().files();
+            let mut left = stored.iter().filter(|file| file.starts_with("base-backups"));
+            let newest = Path::new("base-backups").join(&self.newest);
+            assert!(left.all(|file| file.starts_with(&newest)), "{stored:?}\n{outcome}");
         }
     }
 }
@@ -241,7 +245,7 @@ impl Fetches {
     /// Asserts that what there is to be seen for PostgreSQL is right, and that there is something if success was said.
     #[track_caller]
     pub fn assert_right(&self, site: &Site, outcome: &Outcome) {
-        let name = outcome.arguments.split(' ').nth(1).unwrap();
+        let name = outcome.arguments.split(' ').rev().nth(1).unwrap();
         match fs::read(&self.destination) {
             Ok(bytes) => assert_same(site, name, &bytes, &self.destination),
             Err(_) => assert_ne!(outcome.code, 0, "{outcome}"),
