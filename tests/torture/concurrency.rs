@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::thread;
@@ -132,13 +133,60 @@ fn restores_to_random_commits(pair: &mut Pair, account: &Account, campaign: &mut
     for repository in ["first", "remote"] {
         for _ in 0..length::of(1, 4) {
             let target = &reachable[campaign.below(reachable.len())];
-            println!("restored to transaction {} from {repository}", target.xid);
-            let restored =
-                pair.site.restore(&format!("--repository {repository} --target-xid {}", target.xid));
-            let expected = account.history.up_to_xid(target.xid);
+            // A location tells by itself from which backup on it can be reached; the number of a transaction does not.
+            let (by, expected) = match campaign.flips() {
+                true => (
+                    format!("--target-lsn {}", target.lsn),
+                    account.history.before_lsn(Lsn(target.lsn.0 + 1)),
+                ),
+                false => {
+                    let by = format!("--backup {oldest} --target-xid {}", target.xid);
+                    (by, account.history.up_to_xid(target.xid))
+                }
+            };
+            println!("restored from {repository}, {by}");
+            let restored = pair.site.restore(&format!("--repository {repository} {by}"));
             account.assert_holds_exactly(&restored, expected);
             rows += account.of(expected).len();
         }
     }
     rows
+}
+
+/// Listing and reading take their time, in which the other machine deletes what nobody needs.
+#[test]
+fn a_verify_is_not_alarmed_by_a_prune_on_another_machine() {
+    let pair = pair!(Shell, config("[retention]\nkeep_last = 1\n"));
+    for _ in 0..3 {
+        pair.site.pgbak("base-backup").succeeds();
+        (0..3).for_each(|_| drop(pair.archive_a_segment()));
+    }
+    pair.site.pgbak("wal-sync").succeeds();
+    let there = format!(
+        "[postgres]\nconnection = \"host=/nowhere\"\n\n[retention]\nkeep_last = 1\n\n[[repository]]\nname = \"remote\"\npath = \"{}\"\n",
+        pair.remote().path.display()
+    );
+    let there = pair.site.write("there.toml", there);
+    let elsewhere = pair.site.fresh("state");
+    let before = pair.proxy.uploaded_bytes();
+    let verify = "verify --repository remote";
+    pair.site.pgbak(verify).succeeds();
+    let bytes = pair.proxy.uploaded_bytes() - before;
+    for (arguments, part) in [(verify, 60), (verify, 75), ("verify --quick --repository remote", 50)] {
+        let _ = fs::remove_dir_all(pair.site.path("home/.local/state"));
+        pair.site.pgbak("base-backup").succeeds();
+        let running = pair.stop_in_the_middle(arguments, bytes * part / 100);
+        let prune = pair.site.call("prune").env("PGBAK_CONFIG", there.to_str().unwrap());
+        prune.env("PGBAK_STATE_DIRECTORY", elsewhere.to_str().unwrap()).run().succeeds();
+        pair.proxy.heal();
+        if let Some(running) = running {
+            running.finish().succeeds();
+        }
+        pair.archive_a_segment();
+        pair.site.pgbak("wal-sync").succeeds();
+    }
+    // And what is really gone is still found.
+    let newest = pair.remote().backups().pop().unwrap();
+    pair.remote().remove(&Path::new("base-backups").join(newest).join("backup_manifest"));
+    pair.site.pgbak(verify).exits(3).stdout_has("[missing]");
 }

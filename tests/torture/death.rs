@@ -34,7 +34,7 @@ impl Deed<'_> {
         let log = self.site.fresh("home/trace");
         let recorded = strace::recording(&log, strace::CHANGES);
         (self.law)(&self.site.call_under(&recorded, &arguments).run().succeeds());
-        let points = campaign.some_of(strace::changes(&strace::read(&log)), length::of(12, 400));
+        let points = campaign.some_of(strace::changes(&strace::read(&log)), length::of(12, 300));
         let (count, mut killed) = (points.len(), 0);
         for point in points {
             let arguments = (self.prepare)();

@@ -42,7 +42,7 @@ impl Deed<'_> {
         (self.law)(&undisturbed.succeeds());
         let points = strace::points(&strace::read(&log), |call| is_of_the_disk(call));
         let all = points.into_iter().flat_map(|point| ERRORS.map(|error| (point.clone(), error))).collect();
-        let points = campaign.some_of(all, length::of(24, 1200));
+        let points = campaign.some_of(all, length::of(12, 1200));
         let (count, mut told) = (points.len(), 0);
         for (point, (error, is_failure)) in points {
             let arguments = (self.prepare)();
@@ -246,7 +246,7 @@ fn the_disk_of_the_server_fails_at_any_call() {
         let nths = (1..=count).map(|nth| Point { call: call.to_owned(), nth });
         points.extend(nths.flat_map(|nth| ERRORS.map(|(error, _)| (nth.clone(), error))));
     }
-    let points = campaign.some_of(points, length::of(6, 200));
+    let points = campaign.some_of(points, length::of(3, 96));
     let (count, mut told) = (points.len(), 0);
     for (point, error) in points {
         scene::archive_all(&pair.site);

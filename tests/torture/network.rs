@@ -96,7 +96,7 @@ impl Deed<'_> {
         let inside = boundaries.windows(2).map(|pair| u64::midpoint(pair[0], pair[1]));
         let points: Vec<u64> = boundaries.iter().copied().chain(inside.collect::<Vec<_>>()).collect();
         let all = points.iter().flat_map(|point| FAULTS.map(|fault| (*point, fault))).collect();
-        let points = campaign.some_of(all, length::of(10, 300));
+        let points = campaign.some_of(all, length::of(6, 300));
         let (count, mut given_up) = (points.len(), 0);
         for (point, fault) in points {
             let arguments = (self.prepare)();
@@ -224,7 +224,7 @@ fn a_wal_fetch_meets_every_fault_of_the_network() {
 fn a_link_whose_delay_changes_all_the_time_costs_time_alone() {
     let Some((mut pair, account)) = filled_pair() else { return };
     let mut campaign = Campaign::begin("network/delays");
-    let rounds = length::of(3, 40);
+    let rounds = length::of(2, 40);
     for _ in 0..rounds {
         scene::archive_all(&pair.site);
         for arguments in ["base-backup", "wal-sync", "prune"] {

@@ -118,7 +118,7 @@ fn power_fails(
         let is_dull = after
             .checked_sub(1)
             .is_some_and(|step| matches!(recording.steps[step], Step::Name { .. } | Step::Write { .. }));
-        let dull_ones = length::of(recording.steps.len() / 100, recording.steps.len() / 1000);
+        let dull_ones = length::of(recording.steps.len() / 30, recording.steps.len() / 300);
         if is_dull && !is_over && campaign.below(dull_ones + 1) > 0 {
             continue;
         }
