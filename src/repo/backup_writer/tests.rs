@@ -219,7 +219,8 @@ fn dying_at_any_change_leaves_a_whole_backup_or_none_and_the_next_run_clears_up(
         memories.iter().for_each(|memory| memory.dies_at(change));
         let died = take_small(&repositories, DateTime::UNIX_EPOCH).is_err();
         memories.iter().for_each(Memory::revive);
-        for (memory, repository) in memories.iter().zip(&repositories) {
+        let both = || memories.iter().zip(&repositories);
+        for (memory, repository) in both().filter(|(_, repository)| repository.exists().unwrap()) {
             for backup in repository.catalog().unwrap().backups() {
                 let whole = |file: &StoredFile| {
                     memory
@@ -231,7 +232,7 @@ fn dying_at_any_change_leaves_a_whole_backup_or_none_and_the_next_run_clears_up(
             }
         }
         take_small(&repositories, DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(1)).unwrap();
-        for (memory, repository) in memories.iter().zip(&repositories) {
+        for (memory, repository) in both() {
             let catalog = repository.catalog().unwrap();
             let recorded: Vec<String> =
                 catalog.backups().iter().map(|backup| layout::backup_directory(backup.name)).collect();
