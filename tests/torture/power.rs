@@ -113,7 +113,6 @@ fn power_fails(
         if let Some(step) = after.checked_sub(1).filter(|step| !ignored(*step)) {
             disk.take(&recording.steps[step]);
         }
-        let is_over = after == recording.steps.len();
         if is_one_of_many(recording, after) && campaign.below(length::of(recording.steps.len() / 30, 8)) > 0 {
             continue;
         }
