@@ -2,18 +2,26 @@
 //! is shortened to what fits in every run of the tests.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stderr, reason = "a campaign says its seed and how far it went")]
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "a campaign says its seed and how far it went")]
 
 mod support;
 
 mod torture {
+    mod campaign;
     mod clock;
+    mod concurrency;
     mod corpus;
     mod damage;
+    mod death;
     mod dice;
+    mod disk;
     mod hostile;
     mod length;
+    mod network;
     mod parsers;
+    mod power;
     mod pretender;
+    mod scene;
     mod secrets;
+    mod strace;
 }

@@ -337,3 +337,45 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     }
     Ok(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::repo::Distance;
+    use crate::storage::{Memory, walk};
+
+    #[test]
+    fn a_push_that_dies_at_any_change_leaves_a_whole_file_or_none_and_the_next_one_goes_through() {
+        let workers = Arc::new(Workers::new(1).unwrap());
+        let name = WalFileName::parse("000000010000000000000001").unwrap();
+        let mut source = tempfile::tempfile().unwrap();
+        source.write_all(b"a segment").unwrap();
+        for change in 0.. {
+            let memory = Memory::default();
+            let repository = Repository::new("disk", Arc::new(memory.clone()), Distance::Near);
+            let push = || {
+                repository.store_wal(SystemIdentifier(42), &name, &source, Compression::default(), &workers)
+            };
+            memory.dies_at(change);
+            let died = push().is_err();
+            memory.revive();
+            let held = repository.find_wal(SystemIdentifier(42), &name).unwrap();
+            if let Some((key, codec)) = held {
+                let compared = repository.compare_wal(&key, codec, &source, &workers).unwrap();
+                assert_eq!(compared, Comparison::Same, "after change {change}");
+            } else {
+                assert!(died, "acknowledged, and not there");
+            }
+            let expected = if died { Stored::New } else { Stored::Already };
+            assert_eq!(push().unwrap(), expected, "after change {change}");
+            if !died {
+                let unfinished =
+                    walk(&memory, "").unwrap().iter().filter(|(_, entry)| entry.is_unfinished()).count();
+                assert_eq!((change, unfinished), (2, 0), "the guide, and the file");
+                return;
+            }
+        }
+    }
+}

@@ -30,7 +30,7 @@ pub use installation::{Installation, skip};
 pub use outcome::{Outcome, Running};
 pub use pair::Pair;
 pub use process::wait_until;
-pub use proxy::{Ending, Proxy};
+pub use proxy::{Direction, Ending, Proxy};
 pub use repository::Repository;
 pub use site::{Call, Site, SiteBuilder};
 pub use sshd::{Account as SshAccount, KeyType, Sshd};

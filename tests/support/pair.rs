@@ -28,7 +28,11 @@ pub struct Pair {
 impl Pair {
     /// `None`, with the test noted as skipped, where it cannot be had.
     pub fn build(account: SshAccount, site: SiteBuilder) -> Option<Self> {
-        let sshd = Sshd::start(&Identity::ordinary(), account)?;
+        Self::over(Sshd::start(&Identity::ordinary(), account)?, site)
+    }
+
+    /// The same with a server of one's own.
+    pub fn over(sshd: Sshd, site: SiteBuilder) -> Option<Self> {
         let proxy = Proxy::to(sshd.port());
         let mut site = site.build()?;
         site.add_remote(&sshd, "remote", proxy.port());

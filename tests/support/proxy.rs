@@ -54,6 +54,7 @@ struct State {
     accepted: usize,
     cuts: u64,
     uploaded_bytes: u64,
+    pieces: Vec<Vec<u64>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,6 +65,8 @@ struct Faults {
     cut: Option<Cut>,
     /// Of all connections together.
     upload_bytes_left: Option<u64>,
+    /// What stalls; `None` is both.
+    stalled_way: Option<Direction>,
     stalled: bool,
     refusing: bool,
 }
@@ -80,12 +83,14 @@ struct Connection {
     server: TcpStream,
     is_cut: AtomicBool,
     is_stranded: AtomicBool,
+    /// Which one it is, from 0.
+    number: usize,
     uploaded_bytes: AtomicU64,
 }
 
 /// From the client to the server, or back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub enum Direction {
     Up,
     Down,
 }
@@ -154,6 +159,16 @@ impl Proxy {
     /// The same as [`Proxy::stall`], once all connections together have uploaded that many bytes more.
     pub fn stall_after(&self, bytes: u64) {
         self.set(|faults| faults.upload_bytes_left = Some(bytes));
+    }
+
+    /// The same, in one direction alone: the other side is heard, and does not hear.
+    pub fn stall_one_way_after(&self, bytes: u64, way: Direction) {
+        self.set(|faults| (faults.upload_bytes_left, faults.stalled_way) = (Some(bytes), Some(way)));
+    }
+
+    /// How many bytes a connection had uploaded after each piece that came at once, for each connection in turn.
+    pub fn uploaded_pieces(&self) -> Vec<Vec<u64>> {
+        self.shared.lock().pieces.clone()
     }
 
     pub fn is_stalled(&self) -> bool {
@@ -284,20 +299,22 @@ impl Shared {
             // A writer that the other side keeps waiting looks up now and then.
             stream.set_write_timeout(Some(Duration::from_millis(50))).expect("not zero");
         }
-        let connection = Connection {
-            client,
-            server,
-            is_cut: false.into(),
-            is_stranded: false.into(),
-            uploaded_bytes: 0.into(),
-        };
-        let connection = Arc::new(connection);
-        {
+        let connection = {
             let mut state = self.lock();
             state.accepted += 1;
+            state.pieces.push(Vec::new());
+            let connection = Arc::new(Connection {
+                client,
+                server,
+                is_cut: false.into(),
+                is_stranded: false.into(),
+                number: state.pieces.len() - 1,
+                uploaded_bytes: 0.into(),
+            });
             state.connections.retain(|other| other.strong_count() > 0);
             state.connections.push(Arc::downgrade(&connection));
-        }
+            connection
+        };
         for direction in [Direction::Up, Direction::Down] {
             let (send, receive) = crossbeam_channel::bounded(QUEUE_CHUNKS);
             let (shared, there) = (Arc::clone(self), Arc::clone(&connection));
@@ -313,6 +330,10 @@ impl Shared {
             let mut bytes = vec![0; CHUNK_BYTES];
             let Ok(length @ 1..) = from.read(&mut bytes) else { return };
             bytes.truncate(length);
+            if direction == Direction::Up {
+                let pieces = &mut self.lock().pieces[connection.number];
+                pieces.push(pieces.last().unwrap_or(&0) + length as u64);
+            }
             let due = Instant::now() + self.lock().faults.delay;
             if connection.is_cut() || queue.send(Chunk { due, bytes }).is_err() {
                 return;
@@ -331,7 +352,9 @@ impl Shared {
         for Chunk { due, bytes } in queue {
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                let Some(faults) = self.wait_for_turn(connection, due.max(free_at)) else { return };
+                let Some(faults) = self.wait_for_turn(connection, direction, due.max(free_at)) else {
+                    return;
+                };
                 let mut length = faults.piece(rest.len());
                 if direction == Direction::Up {
                     length = self.reserve(connection, length);
@@ -353,14 +376,14 @@ impl Shared {
     }
 
     /// Waits until it is `due` and nothing is stalled; `None` when the connection was cut meanwhile.
-    fn wait_for_turn(&self, connection: &Connection, due: Instant) -> Option<Faults> {
+    fn wait_for_turn(&self, connection: &Connection, direction: Direction, due: Instant) -> Option<Faults> {
         let mut state = self.lock();
         loop {
             if connection.is_cut() {
                 return None;
             }
             let early = due.saturating_duration_since(Instant::now());
-            if state.faults.is_stalled() || connection.is_stranded.load(Ordering::Relaxed) {
+            if state.faults.stalls(direction) || connection.is_stranded.load(Ordering::Relaxed) {
                 state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
             } else if !early.is_zero() {
                 let waited = self.changed.wait_timeout(state, early);
@@ -376,10 +399,11 @@ impl Shared {
         let faults = &mut self.lock().faults;
         let uploaded_bytes = connection.uploaded_bytes.load(Ordering::Relaxed);
         let before_cut = faults.cut.map_or(u64::MAX, |cut| cut.after_bytes.saturating_sub(uploaded_bytes));
-        let before_stall = faults.upload_bytes_left.unwrap_or(u64::MAX);
+        let may_go_on = faults.stalled_way == Some(Direction::Down);
+        let before_stall = faults.upload_bytes_left.filter(|_| !may_go_on).unwrap_or(u64::MAX);
         let length = (length as u64).min(before_cut).min(before_stall);
         if let Some(left) = &mut faults.upload_bytes_left {
-            *left -= length;
+            *left = left.saturating_sub(length);
         }
         usize::try_from(length).expect("no more than before")
     }
@@ -390,7 +414,10 @@ impl Shared {
             connection.uploaded_bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         let mut state = self.lock();
         state.uploaded_bytes += bytes as u64;
-        if let Some(left) = &mut state.faults.upload_bytes_left {
+        let goes_on = state.faults.stalled_way == Some(Direction::Down);
+        if let Some(left) = &mut state.faults.upload_bytes_left
+            && (*left > 0 || !goes_on)
+        {
             *left += unused_bytes as u64;
         }
         let Some(cut) = &mut state.faults.cut else { return };
@@ -433,6 +460,10 @@ impl Shared {
 impl Faults {
     fn is_stalled(self) -> bool {
         self.stalled || self.upload_bytes_left == Some(0)
+    }
+
+    fn stalls(self, way: Direction) -> bool {
+        self.is_stalled() && self.stalled_way.is_none_or(|stalled| stalled == way)
     }
 
     /// How much may be written at once.

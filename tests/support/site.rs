@@ -152,14 +152,16 @@ impl Site {
 
     /// The same under a tool that runs what it is given, such as `faketime` with its arguments; `None`, with the test
     /// noted as skipped, where the tool is not installed.
-    pub fn call_under<'a>(&'a self, tool: &[&str], arguments: &str) -> Option<Call<'a>> {
-        let is_installed = ["/usr/bin", "/bin"].iter().any(|place| Path::new(place).join(tool[0]).exists());
+    pub fn call_under<'a>(&'a self, tool: &[impl AsRef<str>], arguments: &str) -> Option<Call<'a>> {
+        let mut tool = tool.iter().map(AsRef::as_ref);
+        let program = tool.next().expect("a tool has a name");
+        let is_installed = ["/usr/bin", "/bin"].iter().any(|place| Path::new(place).join(program).exists());
         if !is_installed {
-            skip(&format!("{} is not installed; tests/run.sh installs it", tool[0]));
+            skip(&format!("{program} is not installed; tests/run.sh installs it"));
             return None;
         }
-        let mut command = self.identity.command(tool[0], "KILL");
-        command.args(&tool[1..]).arg(self.path("bin/pgbak"));
+        let mut command = self.identity.command(program, "KILL");
+        command.args(tool).arg(self.path("bin/pgbak"));
         Some(Call::new(self, command, arguments))
     }
 

@@ -45,6 +45,8 @@ pub struct Sshd {
     port: u16,
     host_keys: Vec<KeyType>,
     child: Option<Child>,
+    /// What runs it: nothing, or a program and its options.
+    tracer: Vec<String>,
     /// How many keys [`Sshd::new_key`] has made.
     keys: Mutex<u32>,
     directory: tempfile::TempDir,
@@ -57,6 +59,7 @@ pub struct SshdBuilder<'a> {
     address: Option<Ipv4Addr>,
     host_keys: Vec<KeyType>,
     config: String,
+    tracer: Vec<String>,
 }
 
 impl Sshd {
@@ -67,7 +70,7 @@ impl Sshd {
 
     pub fn with(identity: &Identity, account: Account) -> SshdBuilder<'_> {
         let host_keys = vec![KeyType::Ed25519];
-        SshdBuilder { identity, account, address: None, host_keys, config: String::new() }
+        SshdBuilder { identity, account, address: None, host_keys, config: String::new(), tracer: Vec::new() }
     }
 
     /// Where it listens; a loopback address, usually 127.0.0.1.
@@ -196,6 +199,11 @@ impl Sshd {
         self.launch();
     }
 
+    /// From the next start on, the server is run by another program, or, for no words, by none.
+    pub fn run_under(&mut self, tracer: &[String]) {
+        self.tracer = tracer.to_vec();
+    }
+
     /// Kills the sessions alone; new ones are welcome.
     pub fn kill_connections(&self) {
         let listener = self.child.as_ref().expect("the server runs").id();
@@ -225,7 +233,15 @@ impl Sshd {
         let log = log.expect("the server's directory is writable");
         let said_before = self.log().len();
         // By its whole path: it runs itself again for each connection.
-        let mut command = Identity::own().command(program("sshd").expect("found before"), "KILL");
+        let sshd = program("sshd").expect("found before");
+        let mut command = match self.tracer.split_first() {
+            None => Identity::own().command(sshd, "KILL"),
+            Some((tracer, options)) => {
+                let mut command = Identity::own().command(tracer, "KILL");
+                command.args(options).arg(sshd);
+                command
+            }
+        };
         command.args(["-D", "-e", "-f"]).arg(self.path("sshd_config")).env_clear();
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/").stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(log);
@@ -307,6 +323,12 @@ impl SshdBuilder<'_> {
         self
     }
 
+    /// Run by another program: `strace` and its options, for example.
+    pub fn under(mut self, tracer: &[String]) -> Self {
+        self.tracer = tracer.to_vec();
+        self
+    }
+
     /// `None`, with the test noted as skipped, where there is no sshd or it cannot offer such an account.
     pub fn start(self) -> Option<Sshd> {
         if program("sshd").is_none() || program("ssh-keygen").is_none() {
@@ -336,6 +358,7 @@ impl SshdBuilder<'_> {
             port: if self.address.is_some() { SSH_PORT } else { free_port() },
             host_keys: self.host_keys,
             child: None,
+            tracer: self.tracer,
             keys: Mutex::default(),
             directory: make_home(),
         };

@@ -14,8 +14,8 @@ pub fn is_full() -> bool {
     env::var_os("PGBAK_TORTURE").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
-/// This many rounds, or that many in full.
-pub fn rounds(short: u64, full: u64) -> u64 {
+/// This many, or that many in full.
+pub fn of<N>(short: N, full: N) -> N {
     if is_full() { full } else { short }
 }
 

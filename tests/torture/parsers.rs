@@ -61,7 +61,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn torture(&self) {
-        let (seed, cases) = (length::seed(), length::rounds(self.cases, self.cases * FULL));
+        let (seed, cases) = (length::seed(), length::of(self.cases, self.cases * FULL));
         let begun = Instant::now();
         let watch = Watch::start(self.name, seed);
         (self.parse)(&self.corpus[0]); // what is made once is made now

@@ -252,6 +252,27 @@ fn a_backup_that_is_restored_stays_with_its_wal() {
 }
 
 #[test]
+fn a_restore_that_dies_at_any_change_holds_nothing_for_long() {
+    for change in 0.. {
+        let place = Place::new(35);
+        place.memory.dies_at(change);
+        if let Ok(mut reading) = place.repository().hold_to_read(name(11), &holder("here", 7), hour(35)) {
+            reading.keep(hour(36));
+            reading.release();
+        }
+        let died = place.memory.list("").is_err();
+        place.memory.revive();
+        place.every_recorded_backup_is_whole();
+        place.prune();
+        assert_eq!(place.keys(), place.expected(&[31], 31, 35), "after change {change}");
+        if !died {
+            assert_eq!(change, 4, "the lease, its renewal, and that both go");
+            return;
+        }
+    }
+}
+
+#[test]
 fn a_restore_that_begins_while_its_backup_is_deleted_is_seen_or_sees_it() {
     for deletes in 0..5 {
         let place = Place::new(35);

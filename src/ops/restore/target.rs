@@ -172,7 +172,8 @@ impl Owner {
     }
 }
 
-/// Begins: from here on the data directory is marked and cannot be started.
+/// Begins: from here on the data directory is marked and cannot be started, not even after a power failure. Nothing of
+/// an old copy may change before that.
 pub fn begin(places: &Places, backup: &BackupInfo) -> Result<(), Error> {
     for root in places.roots() {
         make_directory(root)?;
@@ -181,8 +182,14 @@ pub fn begin(places: &Places, backup: &BackupInfo) -> Result<(), Error> {
     let write = || -> io::Result<()> {
         fs::write(&marker, format!("{}\n", backup.system_identifier))?;
         fs::File::open(&marker)?.sync_all()?;
-        remove_if_there(&places.data.join(CONTROL_FILE))?;
-        fs::File::open(&places.data)?.sync_all()
+        fs::File::open(&places.data)?.sync_all()?;
+        let control = places.data.join(CONTROL_FILE);
+        remove_if_there(&control)?;
+        // Also where it was gone: whoever removed it may not have lived to sync that.
+        match fs::File::open(control.parent().expect("it lies in a directory")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            directory => directory?.sync_all(),
+        }
     };
     write().map_err(|source| io_error("write", &marker, source))
 }
@@ -203,9 +210,10 @@ pub fn finish(places: &Places, control: &Path, directory_mode: u32, owner: Owner
     sync_directory(data)
 }
 
-/// One call per file system instead of one per file.
+/// One call per file system instead of one per file. `pg_wal` may be a link to a disk of its own.
 fn sync(places: &Places) -> Result<(), Error> {
-    for root in places.roots() {
+    let linked_wal = places.data.join("pg_wal");
+    for root in places.roots().chain([linked_wal.as_path()]) {
         let directory = fs::File::open(root).map_err(|source| io_error("open", root, source))?;
         rustix::fs::syncfs(&directory).map_err(|error| io_error("make durable", root, error.into()))?;
     }

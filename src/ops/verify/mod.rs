@@ -9,13 +9,14 @@
 //! * **full** holds each file of a backup against the manifest and each page against its checksum.
 //! * **drill** restores a backup and starts a server from it. It proves what no reading can: see [`drill`].
 //!
-//! A finding never stops the run; only a repository that cannot be read at all does, and that is a finding too where
+//! What is not there is looked for twice: see [`absence`]. A finding never stops the run; only a repository that cannot be read at all does, and that is a finding too where
 //! another can be. What was read and found sound is remembered ([`proofs`](super::proofs)) as soon as it was, so that
 //! the next run passes over it until it has changed or is too long ago, and an interrupted run goes on where it was.
 //! What is damaged is read again each time: the damage may have been mended.
 //!
 //! Nothing is ever changed in a repository.
 
+mod absence;
 mod archive;
 mod conclusion;
 mod coverage;
@@ -136,9 +137,10 @@ fn read(context: &Context<'_>, request: &Request, report: &mut Report) -> Result
     if let Some(depth) = request.mode.depth() {
         let again_after = TimeDelta::from_std(request.again_after).unwrap_or(TimeDelta::MAX);
         let trust = Trust { depth, now: report.started_at, again_after };
-        read_bytes(context, &mut checked, trust)?;
+        read_bytes(context, request, &mut checked, trust)?;
     } else {
         for own in &mut checked {
+            own.look_again(context, request)?;
             memory::remember_damage(context, own)?;
         }
     }
@@ -264,7 +266,12 @@ fn look_through(
 }
 
 /// Reads what has not been proven yet, one repository after the other.
-fn read_bytes(context: &Context<'_>, checked: &mut [Checked], trust: Trust) -> Result<(), Error> {
+fn read_bytes(
+    context: &Context<'_>,
+    request: &Request,
+    checked: &mut [Checked],
+    trust: Trust,
+) -> Result<(), Error> {
     let workers = context.workers()?;
     let mut planned = Vec::new();
     for own in checked.iter() {
@@ -274,7 +281,7 @@ fn read_bytes(context: &Context<'_>, checked: &mut [Checked], trust: Trust) -> R
     context.meter.expect(planned.iter().sum());
     for own in checked {
         context.interrupt.check()?;
-        own.read(context, &workers, trust)?;
+        own.read(context, request, &workers, trust)?;
     }
     Ok(())
 }
@@ -286,7 +293,13 @@ impl Checked {
         task::collect(&self.inventory, &self.catalog, &self.scope, proofs, trust, &is_wrong)
     }
 
-    fn read(&mut self, context: &Context<'_>, workers: &Arc<Workers>, trust: Trust) -> Result<(), Error> {
+    fn read(
+        &mut self,
+        context: &Context<'_>,
+        request: &Request,
+        workers: &Arc<Workers>,
+        trust: Trust,
+    ) -> Result<(), Error> {
         let mut memory = Memory::open(context, self, trust)?;
         let tasks = self.tasks(memory.proofs(), trust);
         let reading = Reading { context, repository: &self.repository, workers };
@@ -296,14 +309,18 @@ impl Checked {
         let ended = reading.read(&tasks.to_do, &mut |task, found| {
             report.files_read += task.objects.len() as u64;
             report.bytes_read += task.size_bytes();
-            let now = (context.clock)();
-            problems.extend(memory.remember(task, found, now)?);
+            // What is gone has nothing to be remembered.
+            problems.extend(match found.iter().any(absence::is_absence) {
+                true => found,
+                false => memory.remember(task, found, (context.clock)())?,
+            });
             Ok(())
         })?;
         report.error = ended.err().map(|error| error.to_string());
         drop(tasks);
         self.report = report;
         self.problems.extend(problems);
+        self.look_again(context, request)?;
         self.forget_what_is_told_better();
         memory.conclude(self)
     }

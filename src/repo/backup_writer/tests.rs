@@ -197,6 +197,57 @@ fn a_far_repository_that_dies_at_any_change_costs_nothing_but_itself() {
     assert!(failed > 5, "the fuse did burn in {failed} runs");
 }
 
+/// Takes a small backup; `Ok` when it is in every repository.
+fn take_small(repositories: &[Repository], now: DateTime<Utc>) -> Result<()> {
+    let mut writer = BackupWriter::begin(repositories, &workers(), &observer(), now)?;
+    for name in ["base.tar", "pg_wal.tar"] {
+        let mut archive = writer.create(name, none())?;
+        archive.put(name.as_bytes());
+        writer.commit(archive)?;
+    }
+    let name = writer.name();
+    let (_, outcomes) = writer.finish(info(name), &Quiet);
+    outcomes.into_iter().try_for_each(|outcome| outcome.result)
+}
+
+#[test]
+fn dying_at_any_change_leaves_a_whole_backup_or_none_and_the_next_run_clears_up() {
+    for change in 0.. {
+        let memories = [Memory::default(), Memory::default(), Memory::default()];
+        let [disk, other, remote] = &memories;
+        let repositories = [near("disk", disk), near("other", other), far("remote", remote.clone())];
+        memories.iter().for_each(|memory| memory.dies_at(change));
+        let died = take_small(&repositories, DateTime::UNIX_EPOCH).is_err();
+        memories.iter().for_each(Memory::revive);
+        let both = || memories.iter().zip(&repositories);
+        for (memory, repository) in both().filter(|(_, repository)| repository.exists().unwrap()) {
+            for backup in repository.catalog().unwrap().backups() {
+                let whole = |file: &StoredFile| {
+                    memory
+                        .bytes(&layout::backup_file(backup.name, &file.name))
+                        .map(|bytes| bytes.len() as u64)
+                        == Some(file.size_bytes)
+                };
+                assert!(backup.files.iter().all(whole), "after change {change}");
+            }
+        }
+        take_small(&repositories, DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(1)).unwrap();
+        for (memory, repository) in both() {
+            let catalog = repository.catalog().unwrap();
+            let recorded: Vec<String> =
+                catalog.backups().iter().map(|backup| layout::backup_directory(backup.name)).collect();
+            assert!(!recorded.is_empty(), "after change {change}");
+            let mut found = storage::walk(memory, layout::BASE_BACKUPS).unwrap().into_iter();
+            let stray = found.find(|(key, _)| !recorded.iter().any(|own| key.starts_with(own)));
+            assert_eq!(stray, None, "after change {change}");
+        }
+        if !died {
+            assert!(change >= 6, "the guide, the lease, two archives, the sums, the record: {change}");
+            return;
+        }
+    }
+}
+
 #[test]
 fn when_the_near_one_fails_a_far_one_that_kept_up_has_the_backup() {
     let (disk, remote) = (Memory::default(), Memory::default());
