@@ -258,6 +258,30 @@ fn the_field_names_of_the_json_are_as_documented() {
 }
 
 #[test]
+fn what_would_be_lost_of_streamed_wal_is_said_everywhere() {
+    let at_risk = |bytes, seconds| {
+        let mut report = well();
+        let [local, ..] = &mut report.repositories[..] else { panic!("there is a repository") };
+        (local.wal_at_risk_bytes, local.wal_at_risk_seconds) = (Some(bytes), seconds);
+        report
+    };
+    let says = |report: &Report, words: &str| {
+        let page = show(&text::render(report, &zone()), Ink::Plain);
+        assert!(page.contains(words), "{page}");
+    };
+    says(&at_risk(0, Some(0)), "has all of the server's WAL: nothing would be lost if it vanished now");
+    says(
+        &at_risk(18_000, Some(12)),
+        "if the server vanished now, at most the last 12s would be lost (18.0 kB of WAL)",
+    );
+    says(&at_risk(18_000, None), "if the server vanished now, 18.0 kB of WAL would be lost");
+    assert!(nagios::render(&at_risk(18_000, Some(12)), &zone()).contains("'local_wal_at_risk'=12s;;300;0"));
+    let page = parse_page(&prometheus::render(&at_risk(18_000, Some(12))));
+    assert_eq!(page["pgbak_wal_at_risk_seconds{repository=\"local\"}"], 12.0);
+    assert_eq!(page["pgbak_wal_at_risk_bytes{repository=\"local\"}"], 18_000.0);
+}
+
+#[test]
 fn a_plugin_says_one_line_with_its_performance_data() {
     assert_eq!(
         nagios::render(&well(), &zone()),

@@ -7,7 +7,9 @@ use crate::catalog::backup::{BackupKind, BackupSource};
 use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, WalArchive};
 use crate::pg::server_state::{ArchiveMethod, Archiver, ArchiverEvent, ServerState, Slot};
-use crate::pg::{Lsn, SegmentName, SegmentSize, ServerVersion, SystemIdentifier, Timeline, WalFileName};
+use crate::pg::{
+    Lsn, SegmentName, SegmentPart, SegmentSize, ServerVersion, SystemIdentifier, Timeline, WalFileName,
+};
 
 const SYSTEM: SystemIdentifier = SystemIdentifier(7_439_122_314_155_001_234);
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -454,8 +456,47 @@ fn how_wal_gets_here_decides_which_archive_command_is_right() {
     assert_eq!(command(push(), "/opt/pgbak --config /x wal-push %p"), [""; 0]);
     assert_eq!(command(push(), "cp %p /a/%f"), ["warning archive-command-other"]);
     assert_eq!(command(WalSource::Directory { archive_command: "cp".into() }, "cp %p /a/%f"), [""; 0]);
-    assert_eq!(found(&streaming(vec![slot("pgbak", "reserved", 0)])), ["warning slot-inactive"]);
-    assert_eq!(found(&streaming(vec![])), ["critical slot-missing"]);
+}
+
+#[test]
+fn streaming_is_judged_by_what_would_be_lost() {
+    let caught_up =
+        |minute: i64, slots: Vec<Slot>| Observations { caught_up_at: Some(at(minute)), ..streaming(slots) };
+    let reserved = || vec![slot("pgbak", "reserved", 0)];
+    // Between two runs of a timer nobody streams, and less than the threshold is at risk.
+    assert_eq!(found(&caught_up(NOW, reserved())), [""; 0]);
+    assert_eq!(found(&caught_up(NOW - 6, reserved())), ["critical wal-behind", "warning slot-inactive"]);
+    assert_eq!(found(&streaming(reserved())), ["critical wal-behind", "warning slot-inactive"]);
+    assert_eq!(found(&caught_up(NOW, vec![])), ["critical slot-missing"]);
+    assert_eq!(found(&caught_up(NOW, vec![slot("pgbak", "lost", 0)])), ["critical slot-lost"]);
+    // Somebody else's is only in the way.
+    let others = vec![slot("other", "lost", 0), slot("pgbak", "reserved", 0)];
+    assert_eq!(found(&caught_up(NOW, others)), ["warning slot-lost"]);
+}
+
+#[test]
+fn what_is_stored_in_parts_is_not_at_risk() {
+    let mut site = streaming(vec![slot("pgbak", "reserved", 0)]);
+    let identity = site.server.identity.as_mut().unwrap();
+    identity.wal_lsn = Lsn((CURRENT << 24) + 0x1000);
+    let at_risk = |site: &Observations| {
+        let risk = super::at_risk(site, site.repositories[0].catalog.as_ref().unwrap()).unwrap();
+        (risk.bytes, risk.since)
+    };
+    let (bytes, since) = at_risk(&site);
+    assert!(bytes >= 0x1000 && since.is_some());
+    let mut stored = archive((1..CURRENT).map(|number| (1, number)));
+    for part in [SegmentPart { begin: 0, end: 0x800 }, SegmentPart { begin: 0x800, end: 0xC00 }] {
+        let segment = SegmentName { timeline: Timeline::FIRST, number: CURRENT };
+        let name = WalFileName::of_part(&segment.file_name(SegmentSize::DEFAULT).to_string(), part);
+        stored.add(&name, StoredAs { size_bytes: 1, stored_at: at(NOW - 3) });
+    }
+    site.repositories[0].catalog = Ok(catalog(vec![backup(20, 2)], stored));
+    assert_eq!(at_risk(&site), (0x400, Some(at(NOW - 3))));
+    site.caught_up_at = Some(at(NOW - 1));
+    assert_eq!(at_risk(&site), (0x400, Some(at(NOW - 1))));
+    site.server.identity.as_mut().unwrap().wal_lsn = Lsn((CURRENT << 24) + 0xC00);
+    assert_eq!(at_risk(&site), (0, None));
 }
 
 #[test]
