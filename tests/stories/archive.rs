@@ -149,15 +149,22 @@ fn histories_notes_and_partial_segments_have_places_of_their_own() {
     push(&site, &incoming(&site, &note, b"START WAL LOCATION: 0/2000028\n")).succeeds();
     assert!(site.repository().holds(&note));
 
-    // The tip that a promotion left: stored beside the whole segment, and never given in its stead.
+    // The tip that a promotion left: stored beside the whole segment, and given in its stead at the archive's end alone.
     let partial = format!("{segment}.partial");
     push(&site, &incoming(&site, &partial, &content)).succeeds();
     assert_eq!(site.repository().wal_content(&partial), content);
     let whole = site.repository().wal_file(&segment).unwrap();
     site.repository().remove(&whole);
     let (outcome, destination) = fetch(&site, &segment);
-    outcome.exits(1);
-    assert!(!destination.exists());
+    outcome.succeeds();
+    assert_eq!(fs::read(&destination).unwrap(), content);
+    let own = site.cluster().data.join("pg_wal").join(&segment);
+    let beside = site.make_directory("pg_wal");
+    fs::copy(&own, beside.join(&segment)).unwrap();
+    let beside = format!("wal-fetch {segment} {}", beside.join("RECOVERYXLOG").display());
+    site.pgbak(&beside).exits(1);
+    site.wait_until_archived();
+    fetch(&site, &segment).0.exits(200);
 
     for name in ["postgresql.conf", "0000000100000000000000ZZ", "00000002.history.zst"] {
         push(&site, &incoming(&site, name, &content)).exits(1).refuses(&[name], &["archive_command"]);

@@ -67,7 +67,7 @@ fn what_was_streamed_comes_back_to_the_second_before_the_mistake_and_to_the_last
     shop.sql("INSERT INTO orders VALUES (30001, 'the last')");
     let last = orders(shop);
     site.pgbak("wal-sync").succeeds();
-    site.pgbak("status").succeeds().stdout_has("nothing would be lost");
+    site.pgbak("status").succeeds().stdout_has("vanished now");
 
     let arguments = format!("--target-time '{before}' --target-action promote {}", mapping(&site));
     assert_eq!(orders(&site.restore(&arguments)), expected);

@@ -576,9 +576,8 @@ fn a_full_disk_is_told_and_once_freed_all_is_there() {
 }
 
 #[test]
-fn a_source_that_is_not_there_yet_is_wrong_usage() {
-    let site = site!(config("[wal]\nsource = \"stream\""));
-    site.pgbak("wal-sync").exits(2).refuses(&["wal.source is \"stream\""], &["archive_command"]);
+fn an_interval_is_for_those_who_follow_and_is_a_number() {
+    let site = site!();
     site.pgbak("wal-sync --interval 5").exits(2).stderr_has("--follow");
     let call = env(&site, "wal-sync --follow").env("WAL_SYNC_INTERVAL", "soon");
     call.run().exits(2).refuses(&["WAL_SYNC_INTERVAL", "soon"], &["60"]);

@@ -11,15 +11,15 @@ use std::process::Command;
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
-    /// Whether a process must be handed over to that user.
-    switch: bool,
+    /// Whom a process must be handed over to, if it is another user.
+    other: Option<&'static str>,
 }
 
 impl Identity {
     /// Who runs the tests.
     pub fn own() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { uid, gid, switch: false }
+        Self { uid, gid, other: None }
     }
 
     /// Whom the tests' servers belong to.
@@ -34,11 +34,11 @@ impl Identity {
     }
 
     /// Reads `name:password:uid:gid:…`.
-    fn named(name: &str, line: &str) -> Option<Self> {
+    fn named(name: &'static str, line: &str) -> Option<Self> {
         let mut fields = line.split(':');
         let matches = fields.next()? == name;
         let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-        matches.then_some(Self { uid, gid, switch: true })
+        matches.then_some(Self { uid, gid, other: Some(name) })
     }
 
     pub fn is_root(&self) -> bool {
@@ -48,7 +48,7 @@ impl Identity {
     /// A command run by this user. It gets `signal` should the test die, so that nothing outlives the tests.
     pub fn command(&self, program: impl AsRef<OsStr>, signal: &str) -> Command {
         let mut command = Command::new("setpriv");
-        if self.switch {
+        if self.other.is_some() {
             command.arg(format!("--reuid={}", self.uid)).arg(format!("--regid={}", self.gid));
             command.arg("--clear-groups");
         }
@@ -56,9 +56,21 @@ impl Identity {
         command
     }
 
+    /// The same, traced. pgbak keeps others from looking into it, also this user's own tracer, but not root's.
+    pub fn traced(&self, signal: &str) -> Command {
+        match self.other {
+            None => self.command("strace", signal),
+            Some(name) => {
+                let mut command = Self::own().command("strace", signal);
+                command.args(["-u", name]);
+                command
+            }
+        }
+    }
+
     /// Hands `path` over to this user.
     pub fn own_path(&self, path: &Path) {
-        if self.switch {
+        if self.other.is_some() {
             chown(path, Some(self.uid), Some(self.gid))
                 .unwrap_or_else(|e| panic!("chown {}: {e}", path.display()));
         }

@@ -160,7 +160,10 @@ impl Site {
             skip(&format!("{program} is not installed; tests/run.sh installs it"));
             return None;
         }
-        let mut command = self.identity.command(program, "KILL");
+        let mut command = match program {
+            "strace" => self.identity.traced("KILL"),
+            _ => self.identity.command(program, "KILL"),
+        };
         command.args(tool).arg(self.path("bin/pgbak"));
         Some(Call::new(self, command, arguments))
     }

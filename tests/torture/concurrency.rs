@@ -96,7 +96,7 @@ fn everything_at_once_with_deaths_at_random_loses_nothing() {
     let mut pair = pair!(Shell, config("[retention]\nkeep_last = 3\n"));
     pair.site.repositories().iter().for_each(|repository| repository.forget());
     let campaign = Campaign::begin("concurrency");
-    let seconds = length::of(30, 600) as u64;
+    let seconds = length::of(20, 600) as u64;
     let workload = Workload::start(pair.site.cluster());
     let load = Load::start(&pair, seconds + 60);
     pair.site.pgbak("base-backup").succeeds();

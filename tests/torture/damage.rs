@@ -48,7 +48,7 @@ fn may_be_missed(name: &str) -> bool {
 fn a_flipped_bit_is_found_and_never_restored() {
     let mut site = site!(repositories(2), tablespaces(1), initdb("--wal-segsize=1"), in_memory());
     let history = History::make(&mut site);
-    let (seed, rounds) = (length::seed(), length::of(60, 1_000));
+    let (seed, rounds) = (length::seed(), length::of(40, 1_000));
     let begun = Instant::now();
     let mut tally: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for round in 0..rounds {

@@ -36,7 +36,7 @@ impl Deed<'_> {
         (self.law)(
             &self.site.call_under(&recorded, &arguments).expect("strace was looked for").run().succeeds(),
         );
-        let points = campaign.some_of(strace::changes(&strace::read(&log)), length::of(12, 300));
+        let points = campaign.some_of(strace::changes(&strace::read(&log)), length::of(8, 300));
         let (count, mut killed) = (points.len(), 0);
         for point in points {
             let arguments = (self.prepare)();

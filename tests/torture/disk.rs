@@ -46,7 +46,7 @@ impl Deed<'_> {
         (self.law)(&undisturbed.succeeds());
         let points = strace::points(&strace::read(&log), is_of_the_disk);
         let all = points.into_iter().flat_map(|point| ERRORS.map(|error| (point.clone(), error))).collect();
-        let points = campaign.some_of(all, length::of(12, 1200));
+        let points = campaign.some_of(all, length::of(6, 1200));
         let (count, mut told) = (points.len(), 0);
         for (point, (error, is_failure)) in points {
             let arguments = (self.prepare)();

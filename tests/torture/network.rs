@@ -96,7 +96,7 @@ impl Deed<'_> {
         let inside = boundaries.windows(2).map(|pair| u64::midpoint(pair[0], pair[1]));
         let points: Vec<u64> = boundaries.iter().copied().chain(inside.collect::<Vec<_>>()).collect();
         let all = points.iter().flat_map(|point| FAULTS.map(|fault| (*point, fault))).collect();
-        let points = campaign.some_of(all, length::of(6, 300));
+        let points = campaign.some_of(all, length::of(4, 300));
         let (count, mut given_up) = (points.len(), 0);
         for (point, fault) in points {
             let arguments = (self.prepare)();

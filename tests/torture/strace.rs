@@ -50,6 +50,15 @@ pub fn is_permitted(identity: &Identity) -> bool {
     permitted
 }
 
+/// Whether this user may also see what pgbak hands to the kernel, which it keeps from its own user.
+pub fn may_record(identity: &Identity) -> bool {
+    if !Identity::own().is_root() {
+        skip("only root may record what pgbak does to its files");
+        return false;
+    }
+    is_permitted(identity)
+}
+
 /// Writes all calls of these names to `log`; strings in hexadecimal, none longer than 4 KiB.
 pub fn recording(log: &Path, calls: &str) -> Vec<String> {
     let mut words = strace(log);
