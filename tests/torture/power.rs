@@ -22,7 +22,7 @@ use super::length;
 use super::scene::{self, assert_whole};
 use super::strace::{self, Point};
 use crate::scene;
-use crate::support::{Identity, Pair, Site, SshAccount, Sshd, skip, wait_until};
+use crate::support::{Identity, Pair, Site, SshAccount, Sshd, wait_until};
 
 const RECORD: &str = "backup_info.toml";
 const UNFINISHED: &str = ".unfinished";
