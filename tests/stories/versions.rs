@@ -149,6 +149,21 @@ fn a_standby_is_backed_up_as_a_primary_is() {
 }
 
 #[test]
+fn a_standby_promoted_during_its_base_backup_ends_it_with_a_clear_error() {
+    let site = site!();
+    site.pgbak("base-backup").succeeds();
+    let standby = site.restore_streaming_standby();
+    site.change_config(&site.cluster().connection("postgres"), &standby.connection("postgres"));
+    let running = site.call("base-backup --max-rate 2MB").start();
+    let copies = "SELECT count(*) FROM pg_stat_replication WHERE state IN ('backup', 'streaming')";
+    wait_until("the backup to be under way", || standby.sql(copies) == "2");
+    standby.sql("SELECT pg_promote()");
+    let outcome = running.finish().exits(1);
+    assert!(outcome.stderr.contains("promoted"), "{outcome}");
+    assert_eq!(site.repository().backups().len(), 1);
+}
+
+#[test]
 fn pages_without_checksums_are_no_obstacle() {
     let site = site!(initdb("--no-data-checksums"));
     assert_eq!(site.cluster().sql("SHOW data_checksums"), "off");

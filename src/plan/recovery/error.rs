@@ -84,7 +84,7 @@ pub enum RecoveryError {
         until: Lsn,
         /// The last location that recovery is certain to reach; `None` when that is where the backup stopped.
         reachable: Option<Lsn>,
-        /// Whether the archive has the segment as `.partial`.
+        /// Whether the archive has a beginning of the segment, as `.partial` or in parts.
         is_partial: bool,
     },
 
@@ -169,8 +169,7 @@ impl RecoveryError {
             Self::BackupTooLate { earliest, .. } => Some(earliest.sentence()),
             Self::NothingArchived { backup, .. } => Some(instead_of_the_target(*backup, None)),
             Self::WalMissing { backup, missing, reachable, is_partial, .. } => {
-                let partial = is_partial
-                    .then(|| format!(" {missing}.partial is there, which recovery does not read by itself."));
+                let partial = is_partial.then(|| format!(" Only a beginning of {missing} is there."));
                 Some(instead_of_the_target(*backup, *reachable) + &partial.unwrap_or_default())
             }
             Self::WalOfOtherBranch { backup, reachable, .. } => {

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::target::shown;
 use super::{Candidate, Planner, Reach, RecoveryRequest, Target, TargetAction, TargetTimeline};
 use crate::catalog::{BackupInfo, BackupName};
-use crate::pg::Timeline;
+use crate::pg::{SegmentName, Timeline};
 
 impl<'a> Planner<'a> {
     pub(super) fn notes(&self, candidate: &Candidate<'a>, reach: &Reach) -> Vec<String> {
@@ -112,9 +112,13 @@ impl<'a> Planner<'a> {
         let on_history = || self.backups_on(history);
         for (span, switch_lsn) in history.spans().filter_map(|span| Some((span, span.end?))) {
             let timeline = span.timeline;
-            let went_on = archive.intervals(timeline).any(|interval| {
-                switch_lsn <= interval.last.start(archive.segment_size()) && time <= interval.last_stored_at
-            });
+            let size = archive.segment_size();
+            let went_on_in_others = archive
+                .intervals(timeline)
+                .any(|interval| switch_lsn <= interval.last.start(size) && time <= interval.last_stored_at);
+            let tip = archive.tip(SegmentName::holding(switch_lsn, timeline, size));
+            let went_on =
+                went_on_in_others || tip.is_some_and(|tip| switch_lsn < tip.lsn && time <= tip.stored_at);
             let is_after_fork =
                 on_history().any(|other| timeline < other.timeline && other.stopped_at <= time);
             let is_before_fork =

@@ -13,7 +13,7 @@ use super::*;
 use crate::catalog::DamagedBackup;
 use crate::catalog::backup::BackupKind;
 use crate::catalog::wal::StoredAs;
-use crate::pg::{SegmentName, SegmentSize, ServerVersion, WalFileName};
+use crate::pg::{SegmentName, SegmentPart, SegmentSize, ServerVersion, WalFileName};
 
 pub const SYSTEM: SystemIdentifier = SystemIdentifier(7_439_122_314_155_001_234);
 pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -87,6 +87,16 @@ impl World {
         self
     }
 
+    /// What lies between two quarters of one segment, streamed.
+    pub fn part(mut self, tli: u32, begin: u64, end: u64) -> Self {
+        let quarter_bytes = SIZE.bytes() / 4;
+        let offset = |quarter: u64| (quarter - begin / 4 * 4) * quarter_bytes;
+        let part = SegmentPart { begin: offset(begin), end: offset(end) };
+        let name = WalFileName::of_part(&segment_name(tli, begin / 4), part);
+        self.file(&name.to_string(), end);
+        self
+    }
+
     /// Timelines and the quarters at which they were left, oldest first.
     pub fn history(mut self, tli: u32, switches: &[(u32, u64)]) -> Self {
         let line = |(tli, quarter): &(u32, u64)| format!("{tli}\t{}\tpromoted\n", lsn(*quarter));
@@ -97,7 +107,7 @@ impl World {
 
     pub fn file(&mut self, name: &str, quarter: u64) {
         let stored = StoredAs { size_bytes: 1, stored_at: at(quarter) };
-        self.archive.add(&WalFileName::parse(name).unwrap(), stored);
+        self.archive.add(&WalFileName::parse_stored(name).unwrap(), stored);
     }
 
     pub fn catalog(&self) -> Catalog {

@@ -325,6 +325,35 @@ fn a_time_that_may_lie_on_an_abandoned_branch_is_noted() {
 }
 
 #[test]
+fn what_was_streamed_of_the_last_segment_can_be_a_target() {
+    let world = World::new().backup(1, 4, 5).wal(1, 1..=4).part(1, 20, 21).part(1, 21, 23);
+    assert_eq!(world.plan(&to(Target::End)).unwrap().wal.unwrap().to, lsn(23));
+    assert!(world.plan(&to_lsn(22)).is_ok());
+    assert!(world.plan(&to_lsn(23)).is_err());
+    // A hole in front of it, or something behind it, and it is worth nothing.
+    let torn = World::new().backup(1, 4, 5).wal(1, 1..=4).part(1, 21, 23);
+    assert_eq!(torn.plan(&to(Target::End)).unwrap().wal.unwrap().to, lsn(20));
+    let followed = world.wal(1, 6..=6);
+    assert!(followed.plan(&to(Target::End)).is_err() && followed.plan(&to_lsn(22)).is_err());
+}
+
+#[test]
+fn what_was_streamed_beyond_a_promotion_is_not_read_by_the_other_branch() {
+    // The old primary was streamed up to quarter 23; timeline 2 left it at 22.
+    let world = World::new().backup(1, 4, 5).wal(1, 1..=4).part(1, 20, 23).history(2, &[(1, 22)]);
+    assert_eq!(world.plan(&to(Target::End).on(number(1))).unwrap().wal.unwrap().to, lsn(23));
+    let refusal = world.refuses(&to(Target::End));
+    assert!(refusal.contains("past 0/5800000, where the history leaves that timeline"), "{refusal}");
+    // With the new timeline's own beginning, or where the old one ends at the fork, nothing is in the way.
+    assert_eq!(world.clone().part(2, 20, 24).plan(&to(Target::End)).unwrap().wal.unwrap().to, lsn(24));
+    let cut_off = World::new().backup(1, 4, 5).wal(1, 1..=4).part(1, 20, 22).history(2, &[(1, 22)]);
+    assert_eq!(cut_off.plan(&to(Target::End)).unwrap().wal.unwrap().to, lsn(22));
+    // What only the abandoned branch has is noted.
+    let notes = world.part(2, 20, 24).plan(&to_time(22)).unwrap().notes;
+    assert!(notes.iter().any(|note| note.contains("Timeline 1 went on")), "{notes:?}");
+}
+
+#[test]
 fn a_named_backup_of_an_abandoned_branch_is_refused_with_the_fork() {
     assert_eq!(
         forked_twice().refuses(&to(Target::End).from(24)),
@@ -384,11 +413,7 @@ fn a_partial_segment_at_the_switch_point_is_not_missed() {
     let world = World::new().backup(1, 4, 5).wal(1, 1..=4).partial(1, 5).history(2, &[(1, 22)]).wal(2, 5..=8);
     assert_eq!(world.plan(&to(Target::End)).unwrap().wal.unwrap().to, lsn(36));
     let refusal = world.refuses(&to_lsn(21).on(number(1)));
-    assert!(
-        refusal
-            .ends_with("000000010000000000000005.partial is there, which recovery does not read by itself."),
-        "{refusal}"
-    );
+    assert!(refusal.ends_with("Only a beginning of 000000010000000000000005 is there."), "{refusal}");
 }
 
 #[test]
