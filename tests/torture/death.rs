@@ -4,7 +4,7 @@
 //! not made. After each death everything that was acknowledged is there, everything that has a name is whole, and the
 //! next run goes through without help.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 
 use super::campaign::Campaign;
@@ -12,6 +12,7 @@ use super::scene::{self, assert_whole};
 use super::{length, strace};
 use crate::scene;
 use crate::support::{Outcome, Site};
+use pgbak::pg::Lsn;
 
 const KILLED: i32 = 128 + 9;
 
@@ -130,6 +131,44 @@ fn a_wal_sync_may_die_at_any_change() {
     deed.dies_everywhere();
     assert_whole(&site);
     scene::assert_restores_after_sync(&site, &account);
+}
+
+#[test]
+fn streaming_may_die_at_any_change() {
+    let site = scene!(repositories(2), config("[wal]\nsource = \"stream\"\n"));
+    let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
+    site.pgbak("wal-sync").succeeds();
+    let written = Cell::new(Lsn(0));
+    let deed = Deed {
+        name: "wal-sync, streaming",
+        site: &site,
+        prepare: &mut || {
+            // A segment that is finished, and the beginning of another one.
+            scene::new_segment(&site);
+            site.cluster()
+                .sql("SELECT pg_logical_emit_message(true, 'test', repeat(md5(random()::text), 500))");
+            written.set(site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap());
+            "wal-sync".to_owned()
+        },
+        again: &the_same,
+        law: &mut |outcome| {
+            assert_whole(&site);
+            // Whatever dies, the server was told no more than what is there.
+            let slot = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'pgbak'";
+            let confirmed: Lsn = site.cluster().sql(slot).parse().unwrap();
+            assert!(scene::streamed_up_to(&site, site.repository()) >= confirmed);
+            if outcome.code == 0 {
+                let ends =
+                    site.repositories().iter().map(|repository| scene::streamed_up_to(&site, repository));
+                assert!(ends.min() >= Some(written.get()));
+            }
+        },
+    };
+    deed.dies_everywhere();
+    for repository in site.repositories() {
+        let restored = site.restore(&format!("--repository {}", repository.name));
+        account.assert_holds_exactly(&restored, &account.history.commits);
+    }
 }
 
 #[test]

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{Account, Installation, Outcome, Repository, Site, Workload, process, wait_until};
-use pgbak::pg::SegmentSize;
+use chrono::DateTime;
+use pgbak::catalog::WalArchive;
+use pgbak::catalog::wal::StoredAs;
+use pgbak::pg::{Lsn, SegmentSize, Timeline, WalFileName};
 
 const SEGMENT_NAME_LENGTH: usize = 24;
 
@@ -101,6 +104,32 @@ pub fn assert_segment(site: &Site, repository: &Repository, name: &str) {
     let stored = zstd::decode_all(&fs::read(&path).unwrap()[..]);
     let stored = stored.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     assert_same(site, name, &stored, &path);
+}
+
+/// Where the WAL ends that was streamed into a repository, without a gap since the newest backup; what is there of the
+/// last segment is as the server wrote it.
+#[track_caller]
+pub fn streamed_up_to(site: &Site, repository: &Repository) -> Lsn {
+    let size = SegmentSize::from_bytes(1 << 20).expect("1 MiB");
+    let mut archive = WalArchive::new(size);
+    for path in repository.files().iter().filter(|path| path.starts_with("wal-archive")) {
+        let object = path.file_name().unwrap().to_str().unwrap();
+        let Ok(name) = WalFileName::parse_stored(object.trim_end_matches(".zst")) else { continue };
+        archive.add(&name, StoredAs { size_bytes: 1, stored_at: DateTime::UNIX_EPOCH });
+        if let Some(part) = name.part() {
+            // It may have been put together with others since it was listed.
+            let Ok(stored) = fs::read(repository.path.join(path)) else { continue };
+            let written =
+                fs::read(site.cluster().data.join("pg_wal").join(&object[..SEGMENT_NAME_LENGTH])).unwrap();
+            let range = usize::try_from(part.begin).unwrap()..usize::try_from(part.end).unwrap();
+            assert!(
+                zstd::decode_all(&stored[..]).unwrap() == written[range],
+                "{object} is not what the server wrote"
+            );
+        }
+    }
+    assert_eq!(archive.gaps(Timeline::FIRST).next(), None);
+    archive.end_of_timeline(Timeline::FIRST).expect("something was streamed").lsn
 }
 
 /// Asserts that `bytes`, found at `path`, are what the server wrote as this segment.

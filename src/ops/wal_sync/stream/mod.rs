@@ -31,6 +31,7 @@ use std::time::Duration;
 
 pub use standing::{Caught, Loss, Standing};
 
+use self::spool::Spools;
 use super::report::{Finding, finding};
 use super::{Interrupt, Repository};
 use crate::ops::{Context, Error};
@@ -57,6 +58,7 @@ pub struct Stream<'a> {
     /// What was flushed is durable in each of these.
     repositories: Vec<Repository>,
     workers: Arc<Workers>,
+    spools: Spools,
     standing: Mutex<Standing>,
     /// Asks for the tip in one part.
     gather: AtomicBool,
@@ -82,6 +84,7 @@ impl<'a> Stream<'a> {
             slot: context.config.wal.slot.clone(),
             repositories: context.repositories(&context.config.wal.push_to)?,
             workers: context.workers()?,
+            spools: Spools::default(),
             standing: Mutex::default(),
             gather: AtomicBool::new(false),
         })

@@ -173,7 +173,7 @@ impl<'s, 'a> Receiver<'s, 'a> {
                 Some(spool) => spool,
                 None => {
                     let segment = SegmentName::holding(self.received, self.timeline, self.size);
-                    Spool::begin(directory, segment, self.size)?
+                    self.stream.spools.begin(directory, segment, self.size)?
                 }
             };
             bytes = spool.fill(directory, bytes)?;

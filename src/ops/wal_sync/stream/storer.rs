@@ -107,7 +107,11 @@ impl<'a> Storer<'a> {
 
     fn store(&mut self, task: Task) -> Result<Lsn, Error> {
         match task {
-            Task::Whole(spool) => self.store_whole(&spool),
+            Task::Whole(spool) => {
+                let durable = self.store_whole(&spool)?;
+                self.stream.spools.end(spool);
+                Ok(durable)
+            }
             Task::Tip(spool) => self.store_tip(&spool),
             Task::GatheredTip(spool) => {
                 let durable = self.store_tip(&spool)?;
