@@ -245,20 +245,19 @@ fn pgbak_killed_anywhere_goes_on_where_it_was() {
     assert_has_all_up_to(&site.restore("--repository second"), acknowledged);
 }
 
-#[test]
-fn a_connection_that_is_cut_is_made_again() {
-    let Some(mut site) = site(streaming().settings("listen_addresses = '127.0.0.1'")) else { return };
+/// Reaches the cluster by TCP, through a proxy.
+fn through_a_proxy(site: &Site) -> Proxy {
     let proxy = Proxy::to(site.cluster().port());
     let sockets = format!("host='{}' port={}", site.cluster().sockets().display(), site.cluster().port());
     site.change_config(&sockets, &format!("host=127.0.0.1 port={}", proxy.port()));
+    proxy
+}
+
+/// Writes on while `harm` is done to the connection, and follows until everything is safe; nothing may be lost.
+fn survives(mut site: Site, harm: impl Fn(&Ledger)) {
     let follower = follow(&site);
     let ledger = Ledger::write(site.cluster());
-    for ending in [Ending::Reset, Ending::Close, Ending::Reset] {
-        ledger.wait_for_more(50);
-        let before = proxy.accepted();
-        proxy.cut_now(ending);
-        wait_until("another connection", || proxy.accepted() > before);
-    }
+    harm(&ledger);
     ledger.wait_for_more(50);
     let acknowledged = ledger.finish();
     let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
@@ -267,6 +266,33 @@ fn a_connection_that_is_cut_is_made_again() {
     follower.finish().exits(143);
     lose_the_server(&mut site);
     assert_has_all_up_to(&site.restore(""), acknowledged);
+}
+
+#[test]
+fn a_connection_that_is_cut_is_made_again() {
+    let Some(site) = site(streaming().settings("listen_addresses = '127.0.0.1'")) else { return };
+    let proxy = through_a_proxy(&site);
+    survives(site, |ledger| {
+        for ending in [Ending::Reset, Ending::Close, Ending::Reset] {
+            ledger.wait_for_more(50);
+            let before = proxy.accepted();
+            proxy.cut_now(ending);
+            wait_until("another connection", || proxy.accepted() > before);
+        }
+    });
+}
+
+#[test]
+fn a_connection_on_which_nothing_arrives_any_more_is_given_up_and_made_again() {
+    let settings = "listen_addresses = '127.0.0.1'\nwal_sender_timeout = 10s";
+    let Some(site) = site(streaming().settings(settings)) else { return };
+    let proxy = through_a_proxy(&site);
+    survives(site, |ledger| {
+        ledger.wait_for_more(50);
+        let before = proxy.accepted();
+        proxy.strand();
+        wait_until("the silence to be long enough", || proxy.accepted() > before);
+    });
 }
 
 #[test]
