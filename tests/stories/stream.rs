@@ -98,6 +98,21 @@ fn wait_until_flushed(cluster: &Cluster, lsn: Lsn) {
     wait_until(&format!("{lsn} to be flushed"), || cluster.try_sql(&sql).is_ok_and(|flushed| flushed == "t"));
 }
 
+/// Where what the server has made durable itself ends.
+fn end_of_wal(cluster: &Cluster) -> Lsn {
+    cluster.sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap()
+}
+
+fn wait_until_all_is_flushed(cluster: &Cluster) {
+    wait_until_flushed(cluster, end_of_wal(cluster));
+}
+
+/// Ends a follower as systemd would.
+fn stop(follower: Running) -> Outcome {
+    follower.signal(Signal::TERM);
+    follower.finish().exits(143)
+}
+
 /// Of the segment that is being written; in order.
 fn parts(repository: &Repository) -> Vec<String> {
     let mut names: Vec<String> = repository
@@ -187,11 +202,10 @@ fn when_it_is_told_to_stop_everything_received_is_durable_and_confirmed() {
     let workload = Workload::start(site.cluster());
     workload.wait_for_more(500);
     let account = workload.finish(site.cluster());
-    let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
+    let end = end_of_wal(site.cluster());
     wait_until_flushed(site.cluster(), end);
     site.cluster().sql("INSERT INTO diary VALUES (1)");
-    follower.signal(Signal::TERM);
-    follower.finish().exits(143);
+    stop(follower);
     assert_eq!(parts(site.repository()).len(), 1, "{:?}", parts(site.repository()));
     let confirmed =
         format!("SELECT restart_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = 'pgbak'");
@@ -216,10 +230,8 @@ fn a_server_that_restarts_or_crashes_is_waited_for() {
         site.cluster_mut().start();
         wait_until_streaming(site.cluster());
     }
-    let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
-    wait_until_flushed(site.cluster(), end);
-    follower.signal(Signal::TERM);
-    follower.finish().exits(143).stdout_has("stream-failed");
+    wait_until_all_is_flushed(site.cluster());
+    stop(follower).stdout_has("stream-failed");
     lose_the_server(&mut site);
     assert_has_all_up_to(&site.restore(""), acknowledged);
 }
@@ -260,10 +272,8 @@ fn survives(mut site: Site, harm: impl Fn(&Ledger)) {
     harm(&ledger);
     ledger.wait_for_more(50);
     let acknowledged = ledger.finish();
-    let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
-    wait_until_flushed(site.cluster(), end);
-    follower.signal(Signal::TERM);
-    follower.finish().exits(143);
+    wait_until_all_is_flushed(site.cluster());
+    stop(follower);
     lose_the_server(&mut site);
     assert_has_all_up_to(&site.restore(""), acknowledged);
 }
@@ -313,17 +323,15 @@ fn a_full_disk_confirms_nothing_and_loses_nothing() {
         follower.stderr_so_far().contains("stream-not-stored")
             || fs::read_to_string(follower.stdout()).unwrap().contains("stream-not-stored")
     });
-    let behind: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
+    let behind = end_of_wal(site.cluster());
     let confirmed =
         format!("SELECT restart_lsn < '{behind}' FROM pg_replication_slots WHERE slot_name = 'pgbak'");
     assert_eq!(site.cluster().sql(&confirmed), "t");
     disk.remove_ballast();
     let acknowledged = ledger.finish();
     wait_until_streaming(site.cluster());
-    let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
-    wait_until_flushed(site.cluster(), end);
-    follower.signal(Signal::TERM);
-    follower.finish().exits(143);
+    wait_until_all_is_flushed(site.cluster());
+    stop(follower);
     lose_the_server(&mut site);
     assert_has_all_up_to(&site.restore("--repository first"), acknowledged);
 }
@@ -394,10 +402,8 @@ fn the_slot_dropped_under_it_costs_nothing_as_long_as_the_server_has_the_wal() {
     wait_until_streaming(site.cluster());
     ledger.wait_for_more(50);
     let acknowledged = ledger.finish();
-    let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
-    wait_until_flushed(site.cluster(), end);
-    follower.signal(Signal::TERM);
-    follower.finish().exits(143);
+    wait_until_all_is_flushed(site.cluster());
+    stop(follower);
     lose_the_server(&mut site);
     assert_has_all_up_to(&site.restore(""), acknowledged);
 }
@@ -416,8 +422,7 @@ fn a_second_one_on_the_same_slot_is_refused() {
             .stderr_has("replication slot \"pgbak\" is another's")
             .stderr_has("pg_replication_slots");
     }
-    follower.signal(Signal::TERM);
-    follower.finish().exits(143);
+    stop(follower);
 }
 
 #[test]
@@ -430,21 +435,19 @@ fn a_standby_is_streamed_from_and_followed_through_two_promotions() {
     let follower = site.call("wal-sync --follow --interval 1").start();
     wait_until_streaming(&standby);
     site.cluster().sql("INSERT INTO diary VALUES (2)");
-    let end: Lsn = site.cluster().sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
+    let end = end_of_wal(site.cluster());
     wait_until_flushed(&standby, end);
 
     site.cluster_mut().crash();
     standby.sql("SELECT pg_promote()");
     wait_until("the history to be stored", || site.repository().holds("00000002.history"));
     standby.sql("INSERT INTO diary VALUES (3)");
-    let end: Lsn = standby.sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
-    wait_until_flushed(&standby, end);
+    wait_until_all_is_flushed(&standby);
     assert_has_all_up_to(&site.restore(""), 3);
     assert_has_all_up_to(&site.restore("--target-timeline 1"), 2);
 
     // And once more, from a standby of that one.
-    follower.signal(Signal::TERM);
-    follower.finish().exits(143);
+    stop(follower);
     let mut next = site.restore_standby();
     next.stop();
     next.set("primary_conninfo", &standby.connection("postgres"));
