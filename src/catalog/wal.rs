@@ -369,13 +369,13 @@ impl WalArchive {
 
     /// Counts what is there in parts of segment `number`, of the timeline whose parts PostgreSQL would be given.
     fn add_tip(&self, end: &mut CoverageEnd, number: u64, oldest: Timeline, history: &TimelineHistory) {
-        let candidates = history.spans().rev().filter(|span| self.number_at(span.begin) <= number);
-        let candidates = candidates.take_while(|span| span.timeline >= oldest);
         let found = |span: Span| {
             let segment = SegmentName { timeline: span.timeline, number };
             Some((span, segment, self.tip(segment)?))
         };
-        let Some((span, segment, tip)) = candidates.into_iter().find_map(found) else { return };
+        let Some((span, segment, tip)) = self.spans_asked(number, oldest, history).find_map(found) else {
+            return;
+        };
         let taken_over =
             history.spans().any(|next| next.timeline > span.timeline && self.number_at(next.begin) <= number);
         match span.end.filter(|switch_lsn| taken_over && *switch_lsn < tip.lsn) {
@@ -415,11 +415,20 @@ impl WalArchive {
         oldest: Timeline,
         history: &TimelineHistory,
     ) -> Option<(Span, &Interval)> {
-        let candidates = history.spans().rev().filter(|span| self.number_at(span.begin) <= number);
-        let candidates = candidates.take_while(|span| span.timeline >= oldest);
         let found =
             |span: Span| Some((span, self.interval_with(SegmentName { timeline: span.timeline, number })?));
-        candidates.into_iter().find_map(found)
+        self.spans_asked(number, oldest, history).find_map(found)
+    }
+
+    /// The timelines for whose segment `number` PostgreSQL asks, in that order.
+    fn spans_asked<'h>(
+        &self,
+        number: u64,
+        oldest: Timeline,
+        history: &'h TimelineHistory,
+    ) -> impl Iterator<Item = Span> + use<'_, 'h> {
+        let begun = history.spans().rev().filter(move |span| self.number_at(span.begin) <= number);
+        begun.take_while(move |span| span.timeline >= oldest)
     }
 
     fn asked_for_first(&self, number: u64, history: &TimelineHistory) -> SegmentName {
