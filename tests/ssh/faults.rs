@@ -15,7 +15,7 @@ use pgbak::storage::{ErrorKind, Patience, Retry, Sftp, SftpSettings, Storage, Up
 
 use crate::server;
 use crate::server::{Server, get, noise, open, put};
-use crate::support::{Ending, Identity, Proxy, SmallDisk, SshAccount, process, wait_until};
+use crate::support::{Direction, Ending, Identity, Proxy, SmallDisk, SshAccount, process, wait_until};
 
 /// The process of the server that has an upload open.
 fn who_holds_a_file_in(directory: &Path) -> i32 {
@@ -31,6 +31,17 @@ fn who_holds_a_file_in(directory: &Path) -> i32 {
 
 fn patient(settings: SftpSettings) -> Retry {
     Retry::new(Arc::new(open(settings)), Patience::USUAL, Interrupt::default())
+}
+
+/// For a link that fails for a moment.
+fn quick(settings: SftpSettings) -> Retry {
+    let patience = Patience {
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(1),
+        pauses_total: Duration::from_millis(50),
+        time_limit: Duration::MAX,
+    };
+    Retry::new(Arc::new(open(settings)), patience, Interrupt::default())
 }
 
 #[test]
@@ -203,12 +214,6 @@ fn a_small_object_is_stored_once_wherever_its_link_is_cut() {
     let server = server!(SshAccount::Shell, "");
     let proxy = Proxy::to(server.sshd.port());
     let settings = SftpSettings { sessions: 1, ..server.settings_at(proxy.port()) };
-    let quick = Patience {
-        first_pause: Duration::from_millis(1),
-        longest_pause: Duration::from_millis(1),
-        pauses_total: Duration::from_millis(50),
-        time_limit: Duration::MAX,
-    };
     let bytes = noise(2000);
     let before = proxy.uploaded_bytes();
     let whole = {
@@ -222,7 +227,7 @@ fn a_small_object_is_stored_once_wherever_its_link_is_cut() {
     for (round, after_bytes) in (3000..whole + 200).step_by(60).enumerate() {
         proxy.heal();
         let key = format!("{round}/x");
-        let storage = Retry::new(Arc::new(open(settings.clone())), quick, Interrupt::default());
+        let storage = quick(settings.clone());
         proxy.cut_times(after_bytes, Ending::Close, 1);
         let outcome = put(&storage, &key, &bytes);
         proxy.heal();
@@ -231,6 +236,33 @@ fn a_small_object_is_stored_once_wherever_its_link_is_cut() {
         let again = put(&storage, &key, &bytes).unwrap_err();
         assert_eq!(again.kind, ErrorKind::AlreadyExists, "cut after {after_bytes}: {again}");
         assert!(fs::read(server.directory.join(&key)).unwrap() == bytes);
+    }
+}
+
+/// A key whose answer never came was not rejected.
+#[test]
+fn a_login_that_is_cut_while_it_waits_for_an_answer_is_repeated() {
+    let server = server!(SshAccount::Shell, "");
+    let proxy = Proxy::to(server.sshd.port());
+    let settings = SftpSettings { sessions: 1, ..server.settings_at(proxy.port()) };
+    fs::write(server.directory.join("x"), b"x").unwrap();
+    let measured = open(settings.clone());
+    assert_eq!(get(&measured, "x"), b"x");
+    let messages = proxy.uploaded_pieces().remove(0);
+    drop(measured);
+    assert!(messages.len() > 5, "a login takes some messages: {messages:?}");
+    for (after_bytes, ending) in messages.iter().flat_map(|at| [(*at, Ending::Reset), (*at, Ending::Close)]) {
+        proxy.stall_one_way_after(after_bytes, Direction::Down);
+        let storage = quick(settings.clone());
+        thread::scope(|threads| {
+            let reader = threads.spawn(|| get(&storage, "x"));
+            wait_until("the answers to be held up", || proxy.is_stalled());
+            // Long enough for the answer to be on its way, and not a condition of anything.
+            thread::sleep(Duration::from_millis(20));
+            proxy.cut_now(ending);
+            proxy.heal();
+            assert_eq!(reader.join().unwrap(), b"x", "{ending:?} after {after_bytes}");
+        });
     }
 }
 

@@ -362,6 +362,15 @@ impl Login<'_> {
         Ok(false)
     }
 
+    /// Whether nothing can come from the server any more. libssh2 reports a key whose answer never came as it reports
+    /// one that was rejected; but who rejects a key waits for the next one.
+    fn is_cut(&self) -> bool {
+        match self.socket.peek(&mut [0]) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Whether a key was accepted. `unusable` says why it could not even be offered.
     fn judge(
         &self,
@@ -371,7 +380,7 @@ impl Login<'_> {
     ) -> Attempt<bool> {
         let Err(error) = outcome else { return Ok(self.session.authenticated()) };
         match number(&error) {
-            code::PUBLICKEY_UNVERIFIED | code::AUTHENTICATION_FAILED => Ok(false),
+            code::PUBLICKEY_UNVERIFIED | code::AUTHENTICATION_FAILED if !self.is_cut() => Ok(false),
             code::FILE => Err(unusable(self, &error)),
             // A server hangs up on one who tries too many keys.
             _ if tried > 1 => Err(self.refused(
