@@ -31,6 +31,7 @@ use super::digest::{Digester, Sha256};
 use super::fan_out::{FanOut, Follower, Outcome, Progress, stopped};
 use super::frame::{self, BadFrame, FRAME_SIZE};
 use super::seek_table::{Entry, SeekTable};
+use super::trailer;
 use super::workers::{Pending, Workers};
 
 /// Compresses what is written to it and writes that to each of its sinks.
@@ -91,9 +92,8 @@ impl<W: Write + Send + 'static> ArchiveWriter<W> {
         let progress = Arc::new(Progress::default());
         let sink_count = sinks.len();
         let run = {
-            let table = (compression.codec() == Codec::Zstd).then(SeekTable::default);
             let fan_out = FanOut::new(sinks, followers, &progress)?;
-            move || write_in_order(&ordered, fan_out, table)
+            move || write_in_order(&ordered, fan_out, compression.codec())
         };
         let ordering = thread::Builder::new().name("archive".to_owned()).spawn(run)?;
         Ok(Self {
@@ -207,12 +207,13 @@ impl<W: Write + Send + 'static> Drop for ArchiveWriter<W> {
     }
 }
 
-/// The ordering thread. Its table, for codecs that have one, goes behind the last frame.
+/// The ordering thread. Behind the last frame goes a trailer, and behind that the seek table, for codecs that have them.
 fn write_in_order<W: Write + Send + 'static>(
     ordered: &Receiver<Ordered>,
     mut fan_out: FanOut<W>,
-    mut table: Option<SeekTable>,
+    codec: Codec,
 ) -> Outcome<W> {
+    let mut table = (codec == Codec::Zstd).then(SeekTable::default);
     for next in ordered {
         if fan_out.is_abandoned() {
             break;
@@ -228,7 +229,9 @@ fn write_in_order<W: Write + Send + 'static>(
                 Err(reason) => fan_out.fail(&reason),
             },
             Ordered::End => {
-                table.iter().flat_map(SeekTable::encode).map(Buffer::from).all(|piece| fan_out.write(piece));
+                let trailer = trailer::encode(codec, fan_out.sha256());
+                let mut ending = [trailer].into_iter().chain(table.iter().flat_map(SeekTable::encode));
+                ending.all(|piece| piece.is_empty() || fan_out.write(Buffer::from(piece)));
                 false
             }
         };

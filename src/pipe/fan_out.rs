@@ -118,6 +118,11 @@ impl<W: Write + Send + 'static> FanOut<W> {
         Ok(Self { lanes, followers, digester: Digester::default(), progress: Arc::clone(progress) })
     }
 
+    /// Of what was written so far.
+    pub fn sha256(&self) -> Sha256 {
+        self.digester.clone().finish().sha256
+    }
+
     /// Gives `stored` to every sink that is left, and says whether there is one.
     pub fn write(&mut self, stored: Buffer) -> bool {
         self.digester.update(&stored);

@@ -21,6 +21,7 @@ mod source;
 pub mod tar;
 #[cfg(test)]
 mod tests;
+mod trailer;
 mod unpack;
 mod workers;
 

@@ -3,13 +3,13 @@
 use std::io::{self, BufRead, Read};
 
 use super::buffer::Buffer;
-use super::digest::{Digester, StoredDigest};
+use super::digest::{Digester, Sha256, StoredDigest};
 use super::error::Error;
 
 /// How much is read at a time where the format does not say how much will be needed.
 const READ_AHEAD: usize = 64 * 1024;
 
-/// Hands out the stored bytes in order. Each byte is read, and digested, once.
+/// Hands out the stored bytes in order. Each byte is read, and digested, once; digested when it is handed out.
 pub(super) struct Source<'a> {
     inner: Box<dyn Read + Send + 'a>,
     /// How many bytes were read from `inner`.
@@ -19,13 +19,24 @@ pub(super) struct Source<'a> {
     ahead_start: usize,
     /// `inner` has said that there is no more.
     has_ended: bool,
-    expected: Option<(Digester, StoredDigest)>,
+    digester: Digester,
+    /// How many bytes were digested.
+    digested_bytes: u64,
+    expected: Option<StoredDigest>,
 }
 
 impl<'a> Source<'a> {
     pub fn new(inner: Box<dyn Read + Send + 'a>, expected: Option<StoredDigest>) -> Self {
-        let expected = expected.map(|expected| (Digester::default(), expected));
-        Self { inner, read_bytes: 0, ahead: Vec::new(), ahead_start: 0, has_ended: false, expected }
+        Self {
+            inner,
+            read_bytes: 0,
+            ahead: Vec::new(),
+            ahead_start: 0,
+            has_ended: false,
+            digester: Digester::default(),
+            digested_bytes: 0,
+            expected,
+        }
     }
 
     /// Where in the stored bytes the next one is that will be handed out.
@@ -90,16 +101,19 @@ impl<'a> Source<'a> {
 
     /// Checks size and digest, when they are known, after everything was handed out.
     pub fn finish(&mut self) -> Result<(), Error> {
-        let Some((digester, expected)) = self.expected.take() else { return Ok(()) };
-        let found = digester.finish();
+        let Some(expected) = self.expected.take() else { return Ok(()) };
+        let found = std::mem::take(&mut self.digester).finish();
         if found.size_bytes != expected.size_bytes {
             let (found_bytes, expected_bytes) = (found.size_bytes, expected.size_bytes);
             return Err(Error::TooShort { found_bytes, expected_bytes });
         }
-        match found.sha256 == expected.sha256 {
-            true => Ok(()),
-            false => Err(Error::Digest { found: found.sha256, expected: expected.sha256 }),
-        }
+        must_equal(found.sha256, expected.sha256)
+    }
+
+    /// Of what was handed out, to be compared with what a trailer says; nothing where the archive's digest is known
+    /// already, which tells more.
+    pub fn digester(&self) -> Option<Digester> {
+        self.expected.is_none().then(|| self.digester.clone())
     }
 
     fn ahead(&self) -> &[u8] {
@@ -120,12 +134,23 @@ impl<'a> Source<'a> {
 
     fn take(&mut self, into: &mut [u8]) -> Result<usize, Error> {
         if self.ahead().is_empty() {
-            return self.read_inner(into);
+            let count = self.read_inner(into)?;
+            self.digested_bytes += count as u64;
+            self.digester.update(&into[..count]);
+            return Ok(count);
         }
         let count = self.ahead().len().min(into.len());
         into[..count].copy_from_slice(&self.ahead()[..count]);
-        self.ahead_start += count;
+        self.take_from_ahead(count);
         Ok(count)
+    }
+
+    /// Takes from what was read ahead, of which what was put back has been digested.
+    fn take_from_ahead(&mut self, count: usize) {
+        let again = (self.digested_bytes - self.offset_bytes()).min(count as u64) as usize;
+        self.digester.update(&self.ahead[self.ahead_start + again..self.ahead_start + count]);
+        self.digested_bytes += (count - again) as u64;
+        self.ahead_start += count;
     }
 
     /// Reads from `inner`, which may be interrupted, and accounts for what came.
@@ -138,13 +163,19 @@ impl<'a> Source<'a> {
         };
         self.has_ended |= count == 0 && !into.is_empty();
         self.read_bytes += count as u64;
-        if let Some((digester, expected)) = &mut self.expected {
-            digester.update(&into[..count]);
-            if self.read_bytes > expected.size_bytes {
-                return Err(Error::TooLong { expected_bytes: expected.size_bytes });
+        match &self.expected {
+            Some(expected) if self.read_bytes > expected.size_bytes => {
+                Err(Error::TooLong { expected_bytes: expected.size_bytes })
             }
+            _ => Ok(count),
         }
-        Ok(count)
+    }
+}
+
+pub(super) fn must_equal(found: Sha256, expected: Sha256) -> Result<(), Error> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(Error::Digest { found, expected }),
     }
 }
 
@@ -162,6 +193,6 @@ impl BufRead for Source<'_> {
 
     fn consume(&mut self, count: usize) {
         assert!(count <= self.ahead().len(), "more was consumed than was handed out");
-        self.ahead_start += count;
+        self.take_from_ahead(count);
     }
 }

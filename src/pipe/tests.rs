@@ -131,7 +131,7 @@ mod round_trips {
             let ours = stored(Compression::new(codec, None).unwrap(), b"ours");
             let joined = [&ours[..], &foreign, &ours].concat();
             let expected = [b"ours", &content[..], b"ours"].concat();
-            assert!(read(codec, &joined, None).unwrap() == expected, "{command}");
+            assert!(read(codec, &joined, Some(digest(&joined))).unwrap() == expected, "{command}");
             for cut in [1, 5, foreign.len() / 2, foreign.len() - 1] {
                 assert!(read(codec, &foreign[..cut], None).is_err(), "{command}, cut at {cut}");
             }
@@ -160,7 +160,7 @@ mod round_trips {
         let size = SeekTable::size_bytes(stored.last_chunk::<FOOTER_SIZE>().unwrap()).unwrap() as usize;
         let table = SeekTable::parse(&stored[stored.len() - size..]).unwrap();
         assert_eq!(table.content_bytes(), content.len() as u64);
-        assert_eq!(table.stored_bytes(), (stored.len() - size) as u64);
+        assert_eq!(table.stored_bytes(), (stored.len() - size - 48) as u64, "the trailer is not listed");
         let first = table.entries()[0].stored_bytes as usize;
         let second = first + table.entries()[1].stored_bytes as usize;
         let read = read(Codec::Zstd, &stored[first..second], None).unwrap();
@@ -220,14 +220,13 @@ mod round_trips {
 mod damage {
     use super::*;
 
-    /// The checksums alone find the damage; with the digest it is found wherever it is.
-    fn altered(codec: Codec, stored: &[u8], content: &[u8], at: usize, bit: u8) {
+    /// The checksums and the trailer find the damage wherever it is; without a codec, only a recorded digest does.
+    fn altered(codec: Codec, stored: &[u8], at: usize, bit: u8) {
         let mut altered = stored.to_vec();
         altered[at] ^= 1 << bit;
         assert!(read(codec, &altered, Some(digest(stored))).is_err(), "{codec:?}: bit {bit} of byte {at}");
-        let read = read(codec, &altered, None);
-        let harmless = read.as_ref().is_ok_and(|read| read == content);
-        assert!(codec == Codec::None || read.is_err() || harmless, "{codec:?}: bit {bit} of byte {at}");
+        let is_found = read(codec, &altered, None).is_err();
+        assert!(codec == Codec::None || is_found, "{codec:?}: bit {bit} of byte {at}");
     }
 
     #[test]
@@ -235,8 +234,8 @@ mod damage {
         let content = sample(700);
         for compression in COMPRESSIONS.map(compression) {
             let stored = stored(compression, &content);
-            for at in (0..40).chain(stored.len() - 40..stored.len()) {
-                (0..8).for_each(|bit| altered(compression.codec(), &stored, &content, at, bit));
+            for at in (0..40).chain(stored.len() - 100..stored.len()) {
+                (0..8).for_each(|bit| altered(compression.codec(), &stored, at, bit));
             }
         }
     }
@@ -335,7 +334,7 @@ mod damage {
             let content = sample(20_000);
             let compression = compression(text);
             let stored = stored(compression, &content);
-            altered(compression.codec(), &stored, &content, at.index(stored.len()), bit);
+            altered(compression.codec(), &stored, at.index(stored.len()), bit);
         }
 
         #[test]

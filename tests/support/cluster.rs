@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use postgres::types::PgLsn;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use rustix::process::Signal;
 
@@ -118,15 +119,29 @@ impl Cluster {
         });
     }
 
-    /// Waits until recovery has reached its target: paused there, or ended with a promotion.
+    /// Waits until recovery has reached its target: paused there, or ended with a promotion. As long as it gets on, it
+    /// may have much WAL to replay.
     pub fn wait_until_recovered(&mut self) {
-        wait_until("recovery to reach its target", || {
+        let mut replayed = None;
+        while let Some(further) = self.recovery_after(replayed) {
+            replayed = Some(further);
+        }
+    }
+
+    /// How far recovery has got once that is further than `replayed`; `None` when it has reached its target.
+    fn recovery_after(&mut self, replayed: Option<PgLsn>) -> Option<PgLsn> {
+        wait_for("recovery to go on, or to reach its target", || {
             self.assert_alive();
-            let Ok(mut client) = self.connect() else { return false };
-            let state = "SELECT NOT pg_is_in_recovery() OR pg_is_wal_replay_paused()";
+            let state =
+                "SELECT NOT pg_is_in_recovery() OR pg_is_wal_replay_paused(), pg_last_wal_replay_lsn()";
             // A server that ends meanwhile closes the connection; the next round says so.
-            client.query_one(state, &[]).is_ok_and(|row| row.get(0))
-        });
+            let row = self.connect().ok()?.query_one(state, &[]).ok()?;
+            let further: Option<PgLsn> = row.get(1);
+            match row.get(0) {
+                true => Some(None),
+                false => (further > replayed).then_some(further),
+            }
+        })
     }
 
     /// What `psql -At` would print: rows on lines, columns apart by `|`.

@@ -23,11 +23,6 @@ const MAY_BE_MISSED: &[(&str, &str)] = &[
         "for people; a note tells that it is not the usual text, and that it is there is all that pgbak asks",
     ),
     (
-        ".zst in the WAL archive",
-        "of WAL no digest is recorded, because PostgreSQL does not wait for one; a bit that no decoder looks at, such as \
-         the padding behind a compressed block, changes nothing of what it unpacks to, which is compared each time",
-    ),
-    (
         ".backup",
         "the server's note about a backup that pg_basebackup or pgbak took: for people, recovery never asks for it",
     ),
@@ -40,8 +35,7 @@ const MAY_BE_MISSED: &[(&str, &str)] = &[
 ];
 
 fn may_be_missed(name: &str) -> bool {
-    let is_wal = name.starts_with("wal-archive/") && name.ends_with(".zst");
-    is_wal || MAY_BE_MISSED.iter().any(|(suffix, _)| name.ends_with(suffix))
+    MAY_BE_MISSED.iter().any(|(suffix, _)| name.ends_with(suffix))
 }
 
 #[test]
@@ -78,8 +72,6 @@ fn a_flipped_bit_is_found_and_never_restored() {
     }
     site.pgbak("verify --full --again-after 0s").succeeds();
     eprintln!("damage: seed {seed}, {rounds} rounds in {:.1?}", begun.elapsed());
-    let (flipped, found) = tally.get("WAL segment").copied().unwrap_or_default();
-    assert!(found >= flipped - flipped / 20, "{found} of {flipped} flips in WAL are found, which is too few");
     for (kind, (flipped, found)) in tally {
         eprintln!("    {kind}: {flipped} flipped, {found} found");
     }

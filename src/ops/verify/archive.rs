@@ -47,21 +47,41 @@ pub fn recorded_digest(file: &StoredFile) -> StoredDigest {
     StoredDigest { size_bytes: file.size_bytes, sha256 }
 }
 
+/// An archive of a backup, about to be checked against its record.
+struct Archive<'r> {
+    key: String,
+    subject: Subject,
+    frames: pipe::ArchiveReader<'r>,
+}
+
+impl<'r> Archive<'r> {
+    fn open(
+        reading: &'r Reading<'_>,
+        backup: &BackupInfo,
+        file: &StoredFile,
+        codec: Codec,
+    ) -> Result<Result<Self, Problem>, Stop> {
+        let key = layout::backup_file(backup.name, &file.name);
+        let subject = Subject::Backup(backup.name);
+        Ok(reading.open(&key, &subject)?.map(|object| {
+            let frames = reading.archive(codec, object, Some(recorded_digest(file)));
+            Self { key, subject, frames }
+        }))
+    }
+}
+
 fn check_frames(
     reading: &Reading<'_>,
     backup: &BackupInfo,
     file: &StoredFile,
     codec: Codec,
 ) -> Result<Vec<Problem>, Stop> {
-    let key = layout::backup_file(backup.name, &file.name);
-    let subject = Subject::Backup(backup.name);
-    let object = match reading.open(&key, &subject)? {
-        Ok(object) => object,
+    let Archive { key, subject, mut frames } = match Archive::open(reading, backup, file, codec)? {
+        Ok(archive) => archive,
         Err(problem) => return Ok(vec![problem]),
     };
-    let mut archive = reading.archive(codec, object, Some(recorded_digest(file)));
     loop {
-        match archive.next_frame() {
+        match frames.next_frame() {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(Vec::new()),
             Err(error) => return Ok(vec![reading.failed(&key, &subject, error)?]),
@@ -123,18 +143,15 @@ pub fn check_wal_archive(
     file: &StoredFile,
     codec: Codec,
 ) -> Result<Vec<Problem>, Stop> {
-    let key = layout::backup_file(backup.name, &file.name);
-    let subject = Subject::Backup(backup.name);
-    let object = match reading.open(&key, &subject)? {
-        Ok(object) => object,
+    let Archive { key, subject, mut frames } = match Archive::open(reading, backup, file, codec)? {
+        Ok(archive) => archive,
         Err(problem) => return Ok(vec![problem]),
     };
-    let mut archive = reading.archive(codec, object, Some(recorded_digest(file)));
     let mut scanner = Scanner::default();
     let mut walk =
         WalWalk { backup, key: &key, segments: BTreeSet::new(), entry: None, problems: Vec::new() };
     let walked = loop {
-        let frame = match archive.next_frame() {
+        let frame = match frames.next_frame() {
             Ok(Some(frame)) => frame,
             Ok(None) => break scanner.finish().map(drop).map_err(pipe::Error::from),
             Err(error) => break Err(error),

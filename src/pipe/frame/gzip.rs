@@ -15,7 +15,8 @@ use flate2::{Compress, Crc, Decompress, FlushCompress, FlushDecompress, Status};
 use super::super::buffer::Buffer;
 use super::super::error::Error;
 use super::super::source::Source;
-use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, truncated, u32_at};
+use super::super::trailer;
+use super::{BadFrame, FRAME_SIZE_MAX, Foreign, STORED_SIZE_MAX, Split, check_trailer, truncated, u32_at};
 
 const HEADER: [u8; 16] = [0x1F, 0x8B, 8, 4, 0, 0, 0, 0, 0, 255, 8, 0, b'P', b'B', 4, 0];
 const HEADER_SIZE: usize = HEADER.len() + 4;
@@ -89,17 +90,25 @@ impl Scratch {
     }
 }
 
-/// Reads a member in one piece when it is ours, and leaves any other to the sequential decoder.
+/// Reads a member in one piece when it is ours, and leaves any other to the sequential decoder; a trailer is checked.
 pub(super) fn next(source: &mut Source<'_>, stored: &mut Buffer) -> Result<Split, Error> {
-    if source.is_at_end()? {
-        return Ok(Split::End);
-    }
-    let start = source.offset_bytes();
-    // No member is shorter: header 10, the shortest deflate 2, trailer 8.
-    source.read_exact_into(stored, HEADER_SIZE)?;
-    if stored[..3] != HEADER[..3] {
-        return Err(BadFrame::new("no gzip member begins here").at(start));
-    }
+    let start = loop {
+        if source.is_at_end()? {
+            return Ok(Split::End);
+        }
+        let (start, before) = (source.offset_bytes(), source.digester());
+        stored.clear();
+        // No member is shorter: header 10, the shortest deflate 2, trailer 8.
+        source.read_exact_into(stored, HEADER_SIZE)?;
+        if stored[..3] != HEADER[..3] {
+            return Err(BadFrame::new("no gzip member begins here").at(start));
+        }
+        if !trailer::begins_member(stored) {
+            break start;
+        }
+        source.read_exact_into(stored, trailer::MEMBER_SIZE - HEADER_SIZE)?;
+        check_trailer(trailer::judge_member(stored), before, start)?;
+    };
     if stored[..HEADER.len()] != HEADER {
         source.put_back(stored);
         return Ok(Split::Foreign);

@@ -14,9 +14,11 @@ use std::io::{self, Read};
 
 use super::buffer::Buffer;
 use super::codec::{Codec, Compression};
+use super::digest::Digester;
 use super::error::Error;
 use super::seek_table::SeekTable;
-use super::source::Source;
+use super::source::{Source, must_equal};
+use super::trailer::{self, Trailer};
 
 /// How much input we put into a frame.
 pub const FRAME_SIZE: usize = 1 << 20;
@@ -126,11 +128,20 @@ pub(super) fn next(
 /// The first of the sixteen magic numbers of the frames that zstd and LZ4 pass over.
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 
+/// Checks what a trailer says of the bytes `before` it, which are `None` where nothing is to be compared.
+fn check_trailer(trailer: Trailer, before: Option<Digester>, start: u64) -> Result<(), Error> {
+    match (trailer, before) {
+        (Trailer::Digest(expected), Some(before)) => must_equal(before.finish().sha256, expected),
+        (Trailer::Damaged, _) => Err(BadFrame::new("the frame with the archive's own digest").at(start)),
+        (Trailer::Digest(_), None) | (Trailer::SomethingElse, _) => Ok(()),
+    }
+}
+
 /// Passes over a skippable frame, of which the magic number and the size were read.
 type PassOver<'f> = &'f mut dyn FnMut(&mut Source<'_>, &mut Buffer) -> Result<(), Error>;
 
-/// Moves the magic number of the next frame of `format` into `stored`, with skippable ones left to `pass_over`, and
-/// says where it begins; `None` at the end.
+/// Moves the magic number of the next frame of `format` into `stored`, and says where it begins; `None` at the end. A
+/// trailer is checked, and other skippable frames are left to `pass_over`.
 fn begin(
     source: &mut Source<'_>,
     stored: &mut Buffer,
@@ -140,13 +151,19 @@ fn begin(
 ) -> Result<Option<u64>, Error> {
     while !source.is_at_end()? {
         let start = source.offset_bytes();
+        let before = source.digester();
         stored.clear();
         source.read_exact_into(stored, 4)?;
         match u32_at(stored, 0) {
             found if found == magic => return Ok(Some(start)),
             skippable if skippable & !0xF == SKIPPABLE_MAGIC => {
                 source.read_exact_into(stored, 4)?;
-                pass_over(source, stored)?;
+                if u32_at(stored, 4) as usize == trailer::SKIPPABLE_CONTENT_SIZE {
+                    source.read_exact_into(stored, trailer::SKIPPABLE_CONTENT_SIZE)?;
+                    check_trailer(trailer::judge_skippable(stored), before, start)?;
+                } else {
+                    pass_over(source, stored)?;
+                }
             }
             _ => return Err(BadFrame(format!("no {format} frame begins here")).at(start)),
         }

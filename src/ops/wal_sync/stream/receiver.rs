@@ -227,19 +227,29 @@ impl<'s, 'a> Receiver<'s, 'a> {
                 }
             }
             silence += IDLE_WAIT;
-            if silence >= STATUS_INTERVAL
-                && let Some(wal) = &mut wal
-            {
-                self.reported = None;
-                self.report(wal)?;
-                silence = Duration::ZERO;
-            }
+            self.break_silence(&mut silence, wal.as_deref_mut())?;
         }
         self.handed = end;
         if end == self.received {
             self.waiting_since = None;
         }
         Ok(())
+    }
+
+    /// Lets the server hear from us when it has not for so long, so that it does not take us for gone.
+    fn break_silence(
+        &mut self,
+        silence: &mut Duration,
+        wal: Option<&mut WalStream<'_>>,
+    ) -> Result<(), Error> {
+        match wal {
+            Some(wal) if *silence >= STATUS_INTERVAL => {
+                *silence = Duration::ZERO;
+                self.reported = None;
+                self.report(wal)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until everything that was received is durable.
@@ -252,13 +262,7 @@ impl<'s, 'a> Receiver<'s, 'a> {
         while !self.progress.is_idle() && !self.progress.is_broken() {
             std::thread::sleep(NAP);
             silence += NAP;
-            if silence >= STATUS_INTERVAL
-                && let Some(wal) = &mut wal
-            {
-                self.reported = None;
-                self.report(wal)?;
-                silence = Duration::ZERO;
-            }
+            self.break_silence(&mut silence, wal.as_deref_mut())?;
             if let Err(interrupted) = self.stream.stop.check() {
                 stopping += NAP;
                 if stopping >= STOPPING_MAX {

@@ -9,17 +9,18 @@
 //! But PostgreSQL puts what it is given in the place of its own file of that name, and a standby's own may have more,
 //! which it has promised to its primary to keep: so nothing is served where that one has all that the parts have.
 //!
-//! A file is written beside its destination, checked there, and renamed into place, so that PostgreSQL never sees
-//! one that is half or wrong. While recovery replays it, a process of our own fetches the next segments into the
+//! A file is written where its destination is, checked there, and only then given its name, so that PostgreSQL never
+//! sees one that is half or wrong. While recovery replays it, a process of our own fetches the next segments into the
 //! state directory, checked in the same way; a later call only moves one into place.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+mod ahead;
+mod unchecked;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use self::ahead::Ahead;
+use self::unchecked::Unchecked;
 use super::process::make_private_directory;
 use super::{Context, Error, wal_file};
 use crate::pg::wal_page::LongHeader;
@@ -32,7 +33,6 @@ use crate::storage::Patience;
 /// How many segments are kept ready, and at most how many bytes of them.
 const AHEAD_SEGMENTS: u64 = 8;
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
-const CHUNK_SIZE_BYTES: usize = 256 << 10;
 /// How often the parts of the tip are looked for when they go while they are read.
 const TIP_ATTEMPTS: u32 = 5;
 
@@ -229,7 +229,7 @@ impl<'a> Fetch<'a> {
         unchecked.fill_up(header.segment_size.bytes(), &damaged)?;
         beginning.resize(beginning.len().max(header.page_bytes as usize), 0);
         self.check(&beginning, unchecked.size_bytes).map_err(damaged)?;
-        unchecked.publish(destination)?;
+        unchecked.publish()?;
         tracing::info!(
             "{segment} is the end of the archive: its first {reached} bytes, filled up with zeros"
         );
@@ -253,7 +253,7 @@ impl<'a> Fetch<'a> {
         let mut unchecked = Unchecked::beside(destination)?;
         let first = unchecked.fill(&self.name, object, &damaged)?;
         self.check(&first, unchecked.size_bytes).map_err(damaged)?;
-        unchecked.publish(destination)?;
+        unchecked.publish()?;
         Ok(true)
     }
 
@@ -273,210 +273,6 @@ impl<'a> Fetch<'a> {
 fn own_file(destination: &Path, segment: &str) -> Option<PathBuf> {
     let own = destination.with_file_name(segment);
     (own != destination && own.exists()).then_some(own)
-}
-
-/// A fetched file that nobody has checked yet. It goes when it is dropped.
-struct Unchecked {
-    path: PathBuf,
-    file: File,
-    size_bytes: u64,
-}
-
-impl Unchecked {
-    fn beside(destination: &Path) -> Result<Self, Error> {
-        let mut name = destination.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".pgbak-{}", std::process::id()));
-        let path = destination.with_file_name(name);
-        let created =
-            File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = created.map_err(|source| Error::Io { action: "create", path: path.clone(), source })?;
-        Ok(Self { path, file, size_bytes: 0 })
-    }
-
-    /// Writes what `object` gives where it belongs, and returns how it begins.
-    fn fill_part(
-        &mut self,
-        segment: &str,
-        part: SegmentPart,
-        object: impl Read,
-        damaged: &dyn Fn(String) -> Error,
-    ) -> Result<Vec<u8>, Error> {
-        let seek = self.file.seek(SeekFrom::Start(part.begin));
-        seek.map_err(|source| Error::Io { action: "write", path: self.path.clone(), source })?;
-        self.size_bytes = part.begin;
-        let first = self.fill(&WalFileName::of_part(segment, part), object, damaged)?;
-        match self.size_bytes == part.end {
-            true => Ok(first),
-            false => Err(damaged(format!("its part up to {} ends at {}", part.end, self.size_bytes))),
-        }
-    }
-
-    /// Whether another file begins with all that is in this one.
-    fn is_beginning_of(&self, path: &Path) -> Result<bool, Error> {
-        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
-        let other = File::open(path).map_err(io)?;
-        let (mut ours, mut theirs) = (vec![0; CHUNK_SIZE_BYTES], vec![0; CHUNK_SIZE_BYTES]);
-        let mut offset = 0;
-        while offset < self.size_bytes {
-            let length =
-                CHUNK_SIZE_BYTES.min(usize::try_from(self.size_bytes - offset).unwrap_or(usize::MAX));
-            self.file.read_exact_at(&mut ours[..length], offset).map_err(io)?;
-            match other.read_exact_at(&mut theirs[..length], offset) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                read => read.map_err(io)?,
-            }
-            if ours[..length] != theirs[..length] {
-                return Ok(false);
-            }
-            offset += length as u64;
-        }
-        Ok(true)
-    }
-
-    /// Fills up with zeros to `size_bytes`.
-    fn fill_up(&mut self, size_bytes: u64, damaged: &dyn Fn(String) -> Error) -> Result<(), Error> {
-        if self.size_bytes > size_bytes {
-            return Err(damaged(format!("it has {} bytes, more than a segment", self.size_bytes)));
-        }
-        let extended = self.file.set_len(size_bytes);
-        extended.map_err(|source| Error::Io { action: "extend", path: self.path.clone(), source })?;
-        self.size_bytes = size_bytes;
-        Ok(())
-    }
-
-    /// Writes what `object` gives, and returns how it begins. Where that is not the beginning of such a file, or it is
-    /// longer than it says, nothing more is read.
-    fn fill(
-        &mut self,
-        name: &WalFileName,
-        mut object: impl Read,
-        damaged: &dyn Fn(String) -> Error,
-    ) -> Result<Vec<u8>, Error> {
-        let mut chunk = vec![0; CHUNK_SIZE_BYTES];
-        let mut first = Vec::new();
-        let begin_bytes = self.size_bytes;
-        loop {
-            let length = object.read(&mut chunk).map_err(|error| damaged(error.to_string()))?;
-            if length == 0 {
-                return Ok(first);
-            }
-            self.size_bytes += length as u64;
-            let wanted = wal_file::BEGINNING_BYTES - first.len();
-            first.extend_from_slice(&chunk[..length.min(wanted)]);
-            let size_max_bytes = wal_file::size_max_bytes(name, &first);
-            if self.size_bytes - begin_bytes > size_max_bytes {
-                return Err(damaged(format!("it unpacks to more than {size_max_bytes} bytes")));
-            }
-            let written = self.file.write_all(&chunk[..length]);
-            written.map_err(|source| Error::Io { action: "write", path: self.path.clone(), source })?;
-        }
-    }
-
-    fn publish(self, destination: &Path) -> Result<(), Error> {
-        let io = |source| Error::Io { action: "rename to", path: destination.to_owned(), source };
-        fs::rename(&self.path, destination).map_err(io)
-    }
-}
-
-impl Drop for Unchecked {
-    fn drop(&mut self) {
-        // After `publish` there is nothing of this name.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Segments fetched before they were asked for, in a directory of pgbak's own.
-///
-/// They are not made durable: the directory's name holds the kernel's boot, so that what a power failure left torn is
-/// never taken for a segment.
-struct Ahead {
-    directory: PathBuf,
-}
-
-impl Ahead {
-    fn of(context: &Context<'_>, system: SystemIdentifier) -> Self {
-        let boot = super::process::boot_id();
-        let directory = context.state_directory.join("fetched-ahead").join(format!("{system}-{boot}"));
-        Self { directory }
-    }
-
-    fn path(&self, name: &WalFileName) -> PathBuf {
-        self.directory.join(name.to_string())
-    }
-
-    /// Moves a segment that is ready into place; `false` when it is not, or cannot be moved.
-    fn take(&self, name: &WalFileName, destination: &Path) -> bool {
-        let ready = self.path(name);
-        let moved = match fs::rename(&ready, destination) {
-            // The state directory lies on another file system.
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                self.copy(&ready, destination).and_then(|()| fs::remove_file(&ready))
-            }
-            renamed => renamed,
-        };
-        moved.is_ok()
-    }
-
-    fn copy(&self, ready: &Path, destination: &Path) -> io::Result<()> {
-        let mut unchecked = Unchecked::beside(destination).map_err(io::Error::other)?;
-        io::copy(&mut File::open(ready)?, &mut unchecked.file)?;
-        unchecked.publish(destination).map_err(io::Error::other)
-    }
-
-    /// Starts the background process, unless the next segment is there already.
-    fn start(&self, context: &Context<'_>, request: &Request, fetch: &Fetch<'_>) {
-        if !matches!(fetch.name, WalFileName::Segment(_)) || self.is_filled() {
-            return;
-        }
-        let mut command = Command::new(&context.program);
-        if let Some(file) = &context.config.file {
-            command.arg("--config").arg(file);
-        }
-        command.args(["wal-fetch-ahead", &fetch.system.to_string(), &request.name]).current_dir("/");
-        command.args(request.repositories.iter().flat_map(|name| ["--repository", name]));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // A session of its own: a signal to PostgreSQL's process group does not concern it.
-        if let Err(error) = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn() {
-            tracing::debug!("could not fetch ahead: {error}");
-        }
-    }
-
-    /// Whether so many are ready that nothing needs to be started.
-    fn is_filled(&self) -> bool {
-        let ready = fs::read_dir(&self.directory).map_or(0, |entries| entries.count() as u64);
-        ready > AHEAD_SEGMENTS / 2
-    }
-
-    /// Removes what recovery has passed, what it left on other timelines, and what was fetched before a reboot.
-    fn keep_only_after(&self, name: &WalFileName) {
-        for sibling in
-            fs::read_dir(self.directory.parent().unwrap_or(Path::new("/"))).into_iter().flatten().flatten()
-        {
-            if sibling.path() != self.directory && is_of_same_system(&sibling.path(), &self.directory) {
-                let _ = fs::remove_dir_all(sibling.path());
-            }
-        }
-        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            let file_name = entry.file_name();
-            let parsed = file_name.to_str().and_then(|text| WalFileName::parse(text).ok());
-            let later = |ready: &WalFileName| {
-                ready.timeline() == name.timeline() && ready.to_string() > name.to_string()
-            };
-            if !parsed.as_ref().is_some_and(later) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
-
-    fn clear(&self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn is_of_same_system(one: &Path, other: &Path) -> bool {
-    let system =
-        |path: &Path| path.file_name()?.to_str()?.split_once('-').map(|(system, _)| system.to_owned());
-    system(one).is_some() && system(one) == system(other)
 }
 
 fn unknown_cluster(name: &str, reason: &str) -> Error {
