@@ -23,6 +23,7 @@
 //! | [`catalog`] | what one repository holds, as plain values | how it is stored |
 //! | [`plan`] | decisions as pure functions: catalog, request and `now` in, plan out | I/O |
 //! | [`repo`] | what keys mean: layout, writing, reading, leases | commands |
+//! | [`digest_line`] | the last line of a stored text, which vouches for those above it | what the text says |
 //! | [`config`] | the configuration as checked values | what is done with it |
 //! | [`ops`] | one module per command: carries the plan out, returns a report, prints nothing | flags, output formats |
 //! | [`cli`] | flags, words, rendering, exit codes | storage, server |
@@ -53,6 +54,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod digest_line;
 pub mod interrupt;
 pub mod meter;
 pub mod ops;

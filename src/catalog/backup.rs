@@ -18,9 +18,9 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{BackupName, fields};
+use crate::digest_line::{self, Checked};
 use crate::pg::{Lsn, SegmentSize, ServerVersion, SystemIdentifier, Timeline};
 
 pub const FILE_NAME: &str = "backup_info.toml";
@@ -183,14 +183,10 @@ impl BackupInfo {
             return Err(RecordError::OtherBackup { directory, found: info.name });
         }
         info.check()?;
-        // The first repositories have records without; one whose last line is damaged still has a remark there.
-        if !text.lines().next_back().is_some_and(|last| last.starts_with('#')) {
-            return Ok(info);
-        }
-        let above = text.rfind(DIGEST_REMARK).map_or(text, |at| &text[..at]);
-        match text == with_digest(above) {
-            true => Ok(info),
-            false => Err(RecordError::Altered { sha256: sha256(above) }),
+        match digest_line::check(text.as_bytes()) {
+            // The first repositories have records without.
+            Checked::Whole(_) | Checked::WithoutDigest => Ok(info),
+            Checked::Altered { sha256 } => Err(RecordError::Altered { sha256 }),
         }
     }
 
@@ -224,16 +220,9 @@ impl BackupInfo {
     }
 }
 
-/// What the last line says before the digest.
-const DIGEST_REMARK: &str = "# SHA-256 of the lines above: ";
-
 /// The lines of a record, and the last one, which vouches for them.
 pub fn with_digest(lines: &str) -> String {
-    format!("{lines}{DIGEST_REMARK}{}\n", sha256(lines))
-}
-
-fn sha256(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    lines.to_owned() + &digest_line::of(lines.as_bytes())
 }
 
 impl RecordError {
@@ -320,7 +309,7 @@ location = "/srv/fast disk"
         assert_eq!(info.timeline.get(), 2);
         assert_eq!(info.stop_lsn, Lsn(0x300_0100));
         assert_eq!(info.tablespaces[0].location, "/srv/fast disk");
-        let lines = &RECORD[..RECORD.find(DIGEST_REMARK).unwrap()];
+        let lines = &RECORD[..RECORD.find("# SHA-256").unwrap()];
         let lines = lines.replace(r#""before the \"migration\"""#, r#"'before the "migration"'"#);
         assert_eq!(info.to_toml(), with_digest(&lines));
         assert_eq!(read(&info.to_toml()), Ok(info));
@@ -339,7 +328,7 @@ location = "/srv/fast disk"
     fn keys_that_later_versions_add_are_passed_over() {
         let text = RECORD.replace("[[tablespaces]]", "[[tablespaces]]\nsize_bytes = 3");
         let text = text.replace("kind =", "encrypted_to = [\"age1…\"]\nkind =");
-        let lines = &text[..text.find(DIGEST_REMARK).unwrap()];
+        let lines = &text[..text.find("# SHA-256").unwrap()];
         assert_eq!(read(&with_digest(lines)).unwrap(), read(RECORD).unwrap());
     }
 
@@ -358,7 +347,7 @@ location = "/srv/fast disk"
 
     #[test]
     fn a_record_from_before_there_was_a_digest_is_read() {
-        let without = &RECORD[..RECORD.find(DIGEST_REMARK).unwrap()];
+        let without = &RECORD[..RECORD.find("# SHA-256").unwrap()];
         assert_eq!(read(without).unwrap(), read(RECORD).unwrap());
     }
 

@@ -137,7 +137,7 @@ impl<'a> ArchiveReader<'a> {
         let buffers = self.workers.buffers().clone();
         let mut stored = buffers.take(FRAME_SIZE);
         match frame::next(self.codec, &mut source, &mut stored, &mut self.passed)? {
-            Split::Frame if self.codec == Codec::None => self.in_flight.push_back(Decoding::Content(stored)),
+            Split::Frame if !self.codec.compresses() => self.in_flight.push_back(Decoding::Content(stored)),
             Split::Frame => {
                 let offset_bytes = source.offset_bytes() - stored.len() as u64;
                 let codec = self.codec;
@@ -153,7 +153,7 @@ impl<'a> ArchiveReader<'a> {
                 return Ok(State::Foreign { offset_bytes, decoder });
             }
             // Even of nothing, every codec makes something.
-            Split::End if source.offset_bytes() == 0 && self.codec != Codec::None => {
+            Split::End if source.offset_bytes() == 0 && self.codec.compresses() => {
                 return Err(Error::Truncated { offset_bytes: 0 });
             }
             Split::End => {

@@ -156,7 +156,7 @@ impl<W: Write + Send + 'static> ArchiveWriter<W> {
         let input = std::mem::replace(&mut self.frame, empty);
         self.frame_count += 1;
         let ordered = match self.compression.codec() {
-            Codec::None => Ordered::Stored(input),
+            Codec::None | Codec::Text => Ordered::Stored(input),
             Codec::Zstd | Codec::Gzip | Codec::Lz4 => self.compress(input),
         };
         let frames = self.frames.as_ref().expect("is only taken when finishing");

@@ -72,6 +72,11 @@ impl Buffer {
         self.advance(bytes.len());
     }
 
+    /// Keeps the first `length` bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.len = self.len.min(length);
+    }
+
     pub fn clear(&mut self) {
         self.len = 0;
     }

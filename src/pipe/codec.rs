@@ -9,6 +9,8 @@ pub enum Codec {
     Gzip,
     Lz4,
     None,
+    /// A few lines that are left readable, and one more with their digest: nobody chooses it.
+    Text,
 }
 
 /// A codec and its level, written `zstd:3`; a level is left out where the codec has none.
@@ -23,6 +25,7 @@ pub struct Compression {
 pub struct NotACompression(String);
 
 impl Codec {
+    /// Those that one can choose.
     pub const ALL: [Self; 4] = [Self::Zstd, Self::Gzip, Self::Lz4, Self::None];
 
     pub fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Codec {
             Self::Gzip => "gzip",
             Self::Lz4 => "lz4",
             Self::None => "none",
+            Self::Text => "text",
         }
     }
 
@@ -40,7 +44,15 @@ impl Codec {
             Self::Zstd => ".zst",
             Self::Gzip => ".gz",
             Self::Lz4 => ".lz4",
-            Self::None => "",
+            Self::None | Self::Text => "",
+        }
+    }
+
+    /// Whether what is stored differs from what is in it.
+    pub fn compresses(self) -> bool {
+        match self {
+            Self::Zstd | Self::Gzip | Self::Lz4 => true,
+            Self::None | Self::Text => false,
         }
     }
 
@@ -59,7 +71,7 @@ impl Compression {
         let (allowed, usual) = match codec {
             Codec::Zstd => (1..=22, 3),
             Codec::Gzip => (1..=9, 6),
-            Codec::Lz4 | Codec::None => (0..=0, 0),
+            Codec::Lz4 | Codec::None | Codec::Text => (0..=0, 0),
         };
         let level = level.unwrap_or(usual);
         let valid = allowed.contains(&level);
@@ -87,7 +99,7 @@ impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.codec {
             Codec::Zstd | Codec::Gzip => write!(f, "{}:{}", self.codec.name(), self.level),
-            Codec::Lz4 | Codec::None => f.write_str(self.codec.name()),
+            Codec::Lz4 | Codec::None | Codec::Text => f.write_str(self.codec.name()),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! zstd, lz4: a skippable frame: 0x184D2A5D(4) 40(4) "pgbak256" digest(32)
 //! gzip:      an empty member:   1f 8b 08 04 00000000 00 FF 24 00 'P' 'D' 20 00 digest(32) 03 00 00000000 00000000
+//! text:      a last line, see [`crate::digest_line`]
 //! ```
 //!
 //! Plain decoders pass over it. The checksums of the frames guard what is in them, and this one also the bits that
@@ -12,6 +13,7 @@
 
 use super::codec::Codec;
 use super::digest::Sha256;
+use crate::digest_line;
 
 /// How many bytes of a skippable frame come after its magic number and its size.
 pub const SKIPPABLE_CONTENT_SIZE: usize = 40;
@@ -39,6 +41,7 @@ pub fn encode(codec: Codec, before: Sha256) -> Vec<u8> {
     match codec {
         Codec::Zstd | Codec::Lz4 => [&SKIPPABLE_BEGIN[..], &before.0].concat(),
         Codec::Gzip => [&MEMBER_BEGIN[..], &before.0, &MEMBER_END].concat(),
+        Codec::Text => digest_line::saying(&before).into_bytes(),
         Codec::None => Vec::new(),
     }
 }

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::lease::{self, Observer};
-use super::{Error, Repository, Result, layout, restore_md};
+use super::restore_md::Guide;
+use super::{Error, Repository, Result, layout};
 use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive};
 use crate::pg::{SystemIdentifier, Timeline, WalFileName};
@@ -37,8 +38,8 @@ pub struct Inventory {
     pub unfinished: Vec<String>,
     /// Directories that may not be listed.
     pub closed: Vec<Closed>,
-    /// Whether `RESTORE.md` is the one that this version writes.
-    pub has_usual_guide: bool,
+    /// What is there as `RESTORE.md`.
+    pub guide: Guide,
     archives: BTreeMap<SystemIdentifier, WalArchive>,
 }
 
@@ -92,8 +93,8 @@ impl Repository {
     pub fn inventory(&self, now: DateTime<Utc>, observer: &Observer<'_>) -> Result<Inventory> {
         self.must_exist()?;
         let guide = self.read_small(layout::RESTORE_MD, GUIDE_SIZE_MAX_BYTES);
-        let has_usual_guide = guide.is_ok_and(|guide| guide == restore_md::TEXT.as_bytes());
-        let mut inventory = Inventory { has_usual_guide, ..Inventory::default() };
+        let guide = guide.map_or(Guide::Damaged, |found| Guide::of(&found));
+        let mut inventory = Inventory { guide, ..Inventory::default() };
         let known = [layout::RESTORE_MD, layout::BASE_BACKUPS, layout::WAL_ARCHIVE, OF_THE_FILE_SYSTEM];
         for entry in self.storage().list("")? {
             if !known.contains(&entry.name.as_str()) {

@@ -125,7 +125,9 @@ pub fn parse_segment_directory(name: &str) -> Option<(Timeline, u32)> {
 /// Splits an object's name into the WAL file that it holds and the codec that it is stored with.
 pub fn parse_wal_file(object_name: &str) -> Option<(WalFileName, Codec)> {
     let (name, codec) = Codec::of_file(object_name);
-    Some((WalFileName::parse_stored(name).ok()?, codec))
+    let name = WalFileName::parse_stored(name).ok()?;
+    let codec = if codec == Codec::None { super::wal::uncompressed(&name) } else { codec };
+    Some((name, codec))
 }
 
 /// The cluster and the WAL file that a key of [`wal_file`] is about.

@@ -21,7 +21,7 @@ pub mod wal_tip;
 mod backup_reader;
 mod backup_writer;
 mod error;
-mod restore_md;
+pub mod restore_md;
 mod scan;
 mod watch;
 
@@ -82,7 +82,7 @@ impl Repository {
         if self.exists()? {
             return Ok(());
         }
-        match put_small(self.storage(), layout::RESTORE_MD, restore_md::TEXT.as_bytes()) {
+        match put_small(self.storage(), layout::RESTORE_MD, restore_md::stored().as_bytes()) {
             Err(error) if error.kind != storage::ErrorKind::AlreadyExists => Err(error.into()),
             _ => Ok(()),
         }

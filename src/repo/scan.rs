@@ -11,6 +11,7 @@ use super::inventory::must_stay;
 use super::{Error, Repository, Result, layout};
 use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive, backup};
+use crate::digest_line::{self, Checked};
 use crate::pg::{SegmentSize, SystemIdentifier, Timeline, WalFileName, wal_page};
 use crate::pipe::{Codec, Workers};
 use crate::storage::{self, Entry};
@@ -170,7 +171,11 @@ impl Repository {
     ) -> Result<Option<Vec<u8>>> {
         let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
         match self.read_small(&key, HISTORY_SIZE_MAX_BYTES) {
-            Ok(content) => Ok(Some(content)),
+            Ok(stored) => match digest_line::check(&stored) {
+                Checked::Whole(lines) => Ok(Some(lines.to_vec())),
+                Checked::WithoutDigest => Ok(Some(stored)),
+                Checked::Altered { .. } => Err(self.damaged(&key, "its last line tells another SHA-256")),
+            },
             Err(Error::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -84,11 +84,17 @@ pub enum Comparison {
 
 /// How a WAL file is stored: histories and backup notes are a few lines, and are left readable.
 pub fn stored_as(name: &WalFileName, compression: Compression) -> Compression {
+    match uncompressed(name) {
+        Codec::Text => Compression::new(Codec::Text, None).expect("a text has no level to be wrong"),
+        _ => compression,
+    }
+}
+
+/// How a WAL file is stored whose name tells of no codec.
+pub(super) fn uncompressed(name: &WalFileName) -> Codec {
     match name {
-        WalFileName::Segment(_) | WalFileName::Partial(_) => compression,
-        WalFileName::History(_) | WalFileName::BackupNote(_) => {
-            Compression::new(Codec::None, None).expect("no compression has no level to be wrong")
-        }
+        WalFileName::Segment(_) | WalFileName::Partial(_) => Codec::None,
+        WalFileName::History(_) | WalFileName::BackupNote(_) => Codec::Text,
     }
 }
 

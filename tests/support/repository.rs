@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use walkdir::WalkDir;
 
 use super::{Identity, Installation, process};
+use pgbak::digest_line::{self, Checked};
 use pgbak::pg::{Lsn, SegmentSize, WalFileName};
 
 /// The suffixes of compressed files, and what makes `tar` read them.
@@ -97,7 +98,13 @@ impl Repository {
             Some("zst") => "zstd",
             Some("gz") => "gzip",
             Some("lz4") => "lz4",
-            _ => return fs::read(&path).expect("an archived file is readable"),
+            _ => {
+                let stored = fs::read(&path).expect("an archived file is readable");
+                return match digest_line::check(&stored) {
+                    Checked::Whole(lines) => lines.to_vec(),
+                    _ => stored,
+                };
+            }
         };
         let output = self.identity.command(decoder, "KILL").arg("-dc").arg(&path).output();
         let output = output.expect("the decoder is installed");

@@ -5,6 +5,7 @@ use super::report::Note;
 use super::scope::Scope;
 use crate::catalog::{BackupInfo, RecordError};
 use crate::repo::inventory::{BackupDirectory, BackupState, Inventory};
+use crate::repo::restore_md::Guide;
 use crate::repo::{self, BackupReader, Repository, layout};
 use crate::storage::Entry;
 
@@ -157,12 +158,19 @@ impl Structure<'_> {
     }
 
     fn strangers(&mut self, inventory: &Inventory) {
-        if !inventory.has_usual_guide {
-            self.note(
+        match inventory.guide {
+            Guide::Usual => {}
+            Guide::Other => self.note(
                 "guide-differs",
                 layout::RESTORE_MD,
                 "it is not the text that this version of pgbak writes",
-            );
+            ),
+            Guide::Damaged => {
+                let found = "not the text that its last line vouches for";
+                let problem = Problem::new("guide-damaged", layout::RESTORE_MD, Subject::Nothing, found);
+                let hint = "Delete it: the next `pgbak base-backup` or `pgbak wal-push` writes it anew.";
+                self.problems.push(problem.with_hint(Some(hint.to_owned())));
+            }
         }
         for key in &inventory.strangers {
             self.note("stranger", key, "pgbak knows nothing of this name and leaves it alone");

@@ -8,6 +8,7 @@
 
 mod gzip;
 mod lz4;
+mod text;
 mod zstd;
 
 use std::io::{self, Read};
@@ -82,7 +83,7 @@ pub(super) fn compress(
         Codec::Zstd => scratch.zstd.compress(compression.level(), input, output),
         Codec::Gzip => scratch.gzip.compress(compression.level(), input, output),
         Codec::Lz4 => lz4::compress(input, output),
-        Codec::None => {
+        Codec::None | Codec::Text => {
             output.append(input);
             Ok(())
         }
@@ -100,7 +101,7 @@ pub(super) fn decompress(
         Codec::Zstd => scratch.zstd.decompress(stored, output),
         Codec::Gzip => scratch.gzip.decompress(stored, output),
         Codec::Lz4 => lz4::decompress(stored, output),
-        Codec::None => {
+        Codec::None | Codec::Text => {
             output.append(stored);
             Ok(())
         }
@@ -122,6 +123,7 @@ pub(super) fn next(
             0 => Ok(Split::End),
             _ => Ok(Split::Frame),
         },
+        Codec::Text => text::next(source, stored),
     }
 }
 
@@ -186,7 +188,7 @@ pub(super) fn decode_foreign<'a>(
         Codec::Zstd => Box::new(zstd::Stream::new(source)?),
         Codec::Gzip => Box::new(gzip::Stream::new(source)),
         Codec::Lz4 => Box::new(lz4::Stream::new(source)),
-        Codec::None => unreachable!("without a codec every piece is a frame"),
+        Codec::None | Codec::Text => unreachable!("without a codec every piece is a frame"),
     })
 }
 
