@@ -267,7 +267,7 @@ fn wal_fetch<'a>(site: &'a Site, repository: &'a Repository) -> Deed<'a> {
     if repository.name != site.repository().name {
         site.pgbak("wal-sync").succeeds();
     }
-    let fetches = Rc::new(scene::Fetches::of(site));
+    let fetches = Rc::new(scene::Fetches::of(site, repository));
     let served = Rc::clone(&fetches);
     let prepare = move || format!("wal-fetch --repository {} {}", repository.name, served.next(site));
     Deed::new(Command::WalFetch, site, prepare, move |outcome| fetches.assert_right(site, outcome))

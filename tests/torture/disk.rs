@@ -188,8 +188,10 @@ fn the_disk_of_the_server_fails_at_any_call() {
             .iter()
             .flat_map(|(call, (most, _))| (1..=*most).map(|nth| Point { call: call.clone(), nth }));
         let fail = |point: Point| ERRORS.map(|(error, _)| Orders::Fail { point: point.clone(), error });
-        let mut all = campaign.some_of(points.flat_map(fail).collect(), length::of(3, 100));
-        all.extend((0..length::of(1, 20)).map(|_| Orders::Shorten { seed: campaign.number() }));
+        let mut all = campaign.some_of(points.flat_map(fail).collect(), length::of(1, 100));
+        all.extend(
+            (0..length::of(1, 20)).map(|_| Orders::ShortenFiles { seed: campaign.number(), one_in: 20 }),
+        );
         let told = all.iter().filter(|orders| !run_with(orders)).count();
         campaign.end(&format!("{} errors, {told} of them told, 0 acknowledged in vain", all.len()));
     }

@@ -3,7 +3,8 @@
  *
  * PGBAK_TEST_CALLS names a directory. Its file `orders` is read when a program begins, and without it nothing is done:
  *
- *     PROGRAM shorten SEED             calls that move bytes move a part of them, or are interrupted and move none
+ *     PROGRAM shorten SEED ONE_IN      one in so many calls that move bytes moves a part of them, or is interrupted
+ *     PROGRAM shorten-files SEED ONE_IN
  *     PROGRAM fail CALL NTH ERRNO      the nth CALL on a file fails, without having been tried
  *     PROGRAM count                    nothing is changed
  *
@@ -30,10 +31,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { IDLE, SHORTEN, FAIL, COUNT };
+enum { IDLE, SHORTEN, SHORTEN_FILES, FAIL, COUNT };
 static int order = IDLE;
 static char victim[32];
-static unsigned victim_nth;
+static unsigned victim_nth, one_in;
 static int victim_errno;
 static atomic_uint_fast64_t state;
 
@@ -68,33 +69,30 @@ static int fails(const char *name) {
 static int is_divisible(int fd) {
     struct stat found;
     return fstatat(fd, "", &found, AT_EMPTY_PATH) == 0
-        && (S_ISREG(found.st_mode) || S_ISSOCK(found.st_mode) || S_ISFIFO(found.st_mode));
+        && (S_ISREG(found.st_mode)
+            || (order == SHORTEN && (S_ISSOCK(found.st_mode) || S_ISFIFO(found.st_mode))));
 }
 
 /* Whether a call that moves `*size` bytes fails; it may be left fewer bytes to move. */
 static int fails_to_move(const char *name, int fd, size_t *size) {
-    if (order != SHORTEN)
+    if (order != SHORTEN && order != SHORTEN_FILES)
         return fd > STDERR_FILENO && fails(name);
-    if (*size == 0 || !is_divisible(fd))
+    if (*size == 0 || !is_divisible(fd) || draw() % one_in != 0)
         return 0;
-    switch (draw() % 8) {
-    case 0:
+    if (*size == 1 || draw() % 4 == 0) {
         count("interrupted");
         errno = EINTR;
         return 1;
-    case 1: case 2: case 3:
-        if (*size > 1) {
-            /* Now and then a few bytes only. */
-            size_t most = draw() % 4 == 0 && *size > 16 ? 16 : *size - 1;
-            *size = 1 + draw() % most;
-            count("shortened");
-        }
     }
+    /* Now and then a few bytes only. */
+    size_t most = draw() % 4 == 0 && *size > 16 ? 16 : *size - 1;
+    *size = 1 + draw() % most;
+    count("shortened");
     return 0;
 }
 
 __attribute__((constructor)) static void begin(void) {
-    char path[4096], program[64], what[16], argument[32];
+    char path[4096], program[64], what[16], argument[32] = "";
     unsigned long long seed = 0;
     const char *directory = getenv("PGBAK_TEST_CALLS");
     if (directory == NULL)
@@ -103,12 +101,16 @@ __attribute__((constructor)) static void begin(void) {
     FILE *file = fopen(path, "re");
     if (file == NULL)
         return;
-    int words = fscanf(file, "%63s %15s %31s %u %d", program, what, argument, &victim_nth, &victim_errno);
+    unsigned number = 0;
+    int words = fscanf(file, "%63s %15s %31s %u %d", program, what, argument, &number, &victim_errno);
     fclose(file);
     if (words < 2 || strcmp(program, program_invocation_short_name) != 0)
         return;
-    if (strcmp(what, "shorten") == 0 && words == 3 && sscanf(argument, "%llu", &seed) == 1)
+    int is_to_shorten = words == 4 && number > 0 && sscanf(argument, "%llu", &seed) == 1;
+    if (strcmp(what, "shorten") == 0 && is_to_shorten)
         order = SHORTEN;
+    else if (strcmp(what, "shorten-files") == 0 && is_to_shorten)
+        order = SHORTEN_FILES;
     else if (strcmp(what, "fail") == 0 && words == 5)
         order = FAIL;
     else if (strcmp(what, "count") == 0)
@@ -116,6 +118,7 @@ __attribute__((constructor)) static void begin(void) {
     else
         abort();
     atomic_store(&state, seed);
+    victim_nth = one_in = number;
     strcpy(victim, argument);
 }
 

@@ -24,8 +24,21 @@ pub struct Interposer {
 #[derive(Debug, Clone)]
 pub enum Orders {
     Nothing,
-    Shorten { seed: u64 },
-    Fail { point: Point, error: &'static str },
+    /// One in `one_in` calls that move bytes moves some of them, or is interrupted.
+    Shorten {
+        seed: u64,
+        one_in: u32,
+    },
+    /// The same of files alone: what sftp-server talks through, it gives up when it is interrupted.
+    ShortenFiles {
+        seed: u64,
+        one_in: u32,
+    },
+    /// The call at `point` of each process.
+    Fail {
+        point: Point,
+        error: &'static str,
+    },
 }
 
 impl Interposer {
@@ -54,7 +67,8 @@ impl Interposer {
     pub fn order(&self, program: &str, orders: &Orders) {
         let line = match orders {
             Orders::Nothing => format!("{program} count\n"),
-            Orders::Shorten { seed } => format!("{program} shorten {seed}\n"),
+            Orders::Shorten { seed, one_in } => format!("{program} shorten {seed} {one_in}\n"),
+            Orders::ShortenFiles { seed, one_in } => format!("{program} shorten-files {seed} {one_in}\n"),
             Orders::Fail { point, error } => {
                 format!("{program} fail {} {} {}\n", point.call, point.nth, number(error))
             }

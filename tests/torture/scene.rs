@@ -299,9 +299,9 @@ pub struct Fetches {
 }
 
 impl Fetches {
-    pub fn of(site: &Site) -> Self {
+    pub fn of(site: &Site, repository: &Repository) -> Self {
         let destination = site.path("home/RECOVERYXLOG");
-        Self { names: site.repository().archived(), next: Cell::new(0), destination }
+        Self { names: repository.archived(), next: Cell::new(0), destination }
     }
 
     /// What to fetch now, and to where.

@@ -14,7 +14,7 @@ fn goes_through(deed: &mut Deed<'_>) {
     let rounds = length::of(2, 100);
     for _ in 0..rounds {
         let arguments = deed.prepare();
-        let orders = Orders::Shorten { seed: campaign.number() };
+        let orders = Orders::Shorten { seed: campaign.number(), one_in: 2 };
         println!("{orders:?}: {arguments}");
         interposer.order("pgbak", &orders);
         let outcome = deed.site.call_under(&tool, &arguments).expect("env is everywhere").run();
