@@ -155,21 +155,24 @@ impl<'a> Deed<'a> {
 }
 
 fn base_backup(site: &Site) -> Deed<'_> {
-    let newest = |repository: &Repository| repository.backups().pop();
-    let before = Rc::new(RefCell::new(None));
-    let latest = Rc::clone(&before);
+    let before = Rc::new(RefCell::new(Vec::new()));
+    let known = Rc::clone(&before);
     let prepare = move || {
         if site.repository().backups().len() > 5 {
             site.pgbak("prune").succeeds();
         }
-        latest.replace(newest(site.repository()));
+        known.replace(site.repository().backups());
         "base-backup --json".to_owned()
     };
     let law = move |outcome: &Outcome| {
         scene::assert_whole(site);
         if outcome.code == 0 {
-            let new: BTreeSet<_> = site.repositories().iter().map(newest).collect();
-            assert!(new.len() == 1 && new.first() > Some(&*before.borrow()), "{new:?}\n{outcome}");
+            let mut new = site.repository().backups();
+            new.retain(|name| !before.borrow().contains(name));
+            let is_everywhere = |name: &String| {
+                site.repositories().iter().all(|repository| repository.backups().contains(name))
+            };
+            assert!(new.iter().any(is_everywhere), "{new:?}\n{outcome}");
         }
     };
     Deed::new(Command::BaseBackup, site, prepare, law)
