@@ -13,9 +13,11 @@ mod torture {
     mod corpus;
     mod damage;
     mod death;
+    mod deed;
     mod dice;
     mod disk;
     mod hostile;
+    mod interposer;
     mod length;
     mod network;
     mod parsers;
@@ -23,5 +25,6 @@ mod torture {
     mod pretender;
     mod scene;
     mod secrets;
+    mod short;
     mod strace;
 }

@@ -209,7 +209,7 @@ impl Repository {
         let writer = ArchiveWriter::new(workers, compression, vec![upload]);
         let mut writer = writer.map_err(|source| Error::Threads { source })?;
         loop {
-            let length = source.read(writer.spare()).map_err(failed_source)?;
+            let length = read_once(&mut source, writer.spare()).map_err(failed_source)?;
             // What went wrong in the sink comes back from `finish`.
             if length == 0 || writer.advance(length).is_err() {
                 break;
@@ -334,14 +334,22 @@ fn same_content(mut stored: impl Read, mut source: impl Read) -> std::result::Re
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < buffer.len() {
-        match reader.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match read_once(reader, &mut buffer[length..])? {
+            0 => break,
+            read => length += read,
         }
     }
     Ok(length)
+}
+
+/// Reads what comes at once. A signal may interrupt that before anything came, also on a disk behind a network.
+fn read_once(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match reader.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -383,5 +391,27 @@ mod tests {
                 return;
             }
         }
+    }
+
+    #[test]
+    fn what_a_signal_interrupts_is_read_on() {
+        struct Interrupted<'a> {
+            bytes: &'a [u8],
+            calls: u32,
+        }
+        impl Read for Interrupted<'_> {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                self.calls += 1;
+                match self.calls % 3 {
+                    0 => self.bytes.read(&mut into[..1]),
+                    _ => Err(io::ErrorKind::Interrupted.into()),
+                }
+            }
+        }
+        let mut buffer = [0; 8];
+        let mut reader = Interrupted { bytes: b"segment", calls: 0 };
+        assert_eq!(read_once(&mut reader, &mut buffer).unwrap(), 1);
+        assert_eq!(fill(&mut reader, &mut buffer).unwrap(), 6);
+        assert_eq!(&buffer[..6], b"egment");
     }
 }

@@ -30,10 +30,19 @@ impl SmallDisk {
     /// Leaves no more than `free_bytes`.
     pub fn fill_up_to(&self, free_bytes: u64) {
         let ballast = fs::File::create(self.path.join("ballast")).expect("there is room for the ballast");
-        let disk = rustix::fs::statvfs(&self.path).expect("a mounted disk has statistics");
+        let disk = self.statistics();
         let size_bytes = (disk.f_bavail * disk.f_frsize).saturating_sub(free_bytes);
         rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, size_bytes)
             .expect("there is room for the ballast");
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        let disk = self.statistics();
+        (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+    }
+
+    fn statistics(&self) -> rustix::fs::StatVfs {
+        rustix::fs::statvfs(&self.path).expect("a mounted disk has statistics")
     }
 
     pub fn remove_ballast(&self) {

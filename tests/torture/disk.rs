@@ -5,15 +5,14 @@
 //! what is wrong, in one line that names a file, with an exit code that is not success. It never panics, and once the
 //! disk is well the next run goes through.
 
-use std::cell::RefCell;
 use std::fs;
 
 use super::campaign::Campaign;
-use super::scene::{self, assert_whole};
-use super::strace::{self, Point};
-use super::{length, strace::Call};
-use crate::scene;
-use crate::support::{Identity, Outcome, Pair, Site, SshAccount, skip};
+use super::deed::{Command, Deed};
+use super::interposer::{Interposer, Orders};
+use super::strace::{self, Call, Point};
+use super::{length, scene};
+use crate::support::{Identity, Outcome, Site, SmallDisk, SshAccount, Sshd, skip};
 
 /// What the kernel may say; the second tells whether it is an error at all, or only a call to be made again.
 const ERRORS: [(&str, bool); 4] = [("ENOSPC", true), ("EIO", true), ("EDQUOT", true), ("EINTR", false)];
@@ -22,59 +21,50 @@ const ERRORS: [(&str, bool); 4] = [("ENOSPC", true), ("EIO", true), ("EDQUOT", t
 const CALLS: &str = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,\
      mkdirat,openat,ftruncate,read,pread64,getdents64,copy_file_range";
 
-struct Deed<'a> {
-    name: &'a str,
-    site: &'a Site,
-    prepare: &'a mut dyn FnMut() -> String,
-    again: &'a dyn Fn(&str) -> String,
-    /// What holds after each run.
-    law: &'a mut dyn FnMut(&Outcome),
-    /// The exit codes with which it may fail.
-    failures: &'a [i32],
+/// The exit code of a program that never began.
+const LINKER_FAILED: i32 = 127;
+
+fn meets_every_error(deed: &mut Deed<'_>) {
+    if !strace::is_permitted(deed.site.identity()) {
+        return;
+    }
+    let mut campaign = Campaign::begin(&format!("disk/{}", deed.command.name()));
+    let site = deed.site;
+    let arguments = deed.prepare();
+    let log = site.fresh("home/trace");
+    let undisturbed = site.call_under(&strace::recording(&log, CALLS), &arguments);
+    deed.assert_law(&undisturbed.expect("strace was looked for").run().succeeds());
+    let points = strace::points(&strace::read(&log), is_of_the_disk);
+    let all = points.into_iter().flat_map(|point| ERRORS.map(|error| (point.clone(), error))).collect();
+    let points = campaign.some_of(all, length::of(6, 1200));
+    let (count, mut told) = (points.len(), 0);
+    for (point, (error, is_failure)) in points {
+        let arguments = deed.prepare();
+        println!("{error} at {point}: {arguments}");
+        let log = site.fresh("home/trace");
+        let run = site.call_under(&strace::failing(&log, &point, error), &arguments);
+        let outcome = run.expect("strace was looked for").run();
+        if outcome.code != 0 {
+            told += 1;
+            assert!(is_failure || point.call != "write", "an interrupted write is written on\n{outcome}");
+            // Of each thread the same call fails, and in one of them that may be the one that tells of it.
+            let is_speechless = fs::read_to_string(&log)
+                .unwrap()
+                .lines()
+                .any(|line| line.contains("(INJECTED)") && line.contains("write(2,"));
+            // The dynamic linker's own errors have its own words.
+            let is_told = outcome.code == LINKER_FAILED || is_speechless || is_told(&outcome);
+            assert!(is_told, "{error} at {point}, and not a word\n{outcome}");
+        }
+        let may_fail = outcome.code == LINKER_FAILED || deed.command.failures().contains(&outcome.code);
+        assert!(outcome.code == 0 || may_fail, "{outcome}");
+        deed.assert_law(&outcome);
+        deed.assert_next_run_succeeds();
+    }
+    campaign.end(&format!("{count} errors, {told} of them told, 0 acknowledged in vain"));
 }
 
-impl Deed<'_> {
-    fn meets_every_error(self) {
-        let mut campaign = Campaign::begin(&format!("disk/{}", self.name));
-        let arguments = (self.prepare)();
-        let log = self.site.fresh("home/trace");
-        let undisturbed = self
-            .site
-            .call_under(&strace::recording(&log, CALLS), &arguments)
-            .expect("strace was looked for")
-            .run();
-        (self.law)(&undisturbed.succeeds());
-        let points = strace::points(&strace::read(&log), is_of_the_disk);
-        let all = points.into_iter().flat_map(|point| ERRORS.map(|error| (point.clone(), error))).collect();
-        let points = campaign.some_of(all, length::of(6, 1200));
-        let (count, mut told) = (points.len(), 0);
-        for (point, (error, is_failure)) in points {
-            let arguments = (self.prepare)();
-            println!("{error} at {point}: {arguments}");
-            let log = self.site.fresh("home/trace");
-            let outcome = self
-                .site
-                .call_under(&strace::failing(&log, &point, error), &arguments)
-                .expect("strace was looked for")
-                .run();
-            assert!(outcome.code == 0 || self.failures.contains(&outcome.code), "{outcome}");
-            assert!(!outcome.stderr.contains("panicked"), "{outcome}");
-            if outcome.code != 0 {
-                told += 1;
-                // Of each thread the same call fails, and in one of them that may be the one that tells of it.
-                let is_speechless = fs::read_to_string(&log)
-                    .unwrap()
-                    .lines()
-                    .any(|line| line.contains("(INJECTED)") && line.contains("write(2,"));
-                assert!(is_speechless || is_told(&outcome), "{error} at {point}, and not a word\n{outcome}");
-                assert!(is_failure || point.call != "write", "an interrupted write is written on\n{outcome}");
-            }
-            (self.law)(&outcome);
-            (self.law)(&self.site.pgbak(&(self.again)(&arguments)).succeeds());
-        }
-        campaign.end(&format!("{count} errors, {told} of them told, 0 acknowledged in vain"));
-    }
-}
+const SFTP_SERVER: &str = "sftp-server";
 
 /// Before the program begins there are the libraries, with whose errors it never meets.
 fn is_of_the_disk(call: &Call) -> bool {
@@ -83,211 +73,128 @@ fn is_of_the_disk(call: &Call) -> bool {
 
 /// Whether one line says what went wrong.
 fn is_told(outcome: &Outcome) -> bool {
-    // The dynamic linker's own errors have its own words, and code 127.
     let said = format!("{}{}", outcome.stdout, outcome.stderr).to_lowercase();
-    outcome.code == 127
-        || ["error: ", "warning: ", "failed: ", "could not "].iter().any(|word| said.contains(word))
-}
-
-fn the_same(arguments: &str) -> String {
-    arguments.to_owned()
+    ["error: ", "\"error\": \"", "warning: ", "failed: ", "could not "].iter().any(|word| said.contains(word))
 }
 
 #[test]
 fn a_base_backup_meets_every_error_of_the_disk() {
-    let site = scene!(repositories(2), config("[retention]\nkeep_last = 2\n"));
-    let account = scene::committed(&site, || {});
-    let mut runs = 0;
-    let deed = Deed {
-        name: "base-backup",
-        site: &site,
-        prepare: &mut || {
-            runs += 1;
-            if runs % 5 == 0 {
-                site.pgbak("prune").succeeds();
-            }
-            "base-backup".to_owned()
-        },
-        again: &the_same,
-        law: &mut |outcome| {
-            assert_whole(&site);
-            let counts = site.repositories().iter().map(|repository| repository.backups().len());
-            assert!(outcome.code != 0 || counts.min() > Some(0), "{outcome}");
-        },
-        failures: &[1, 2, 3, 127],
-    };
-    deed.meets_every_error();
-    scene::assert_restores_after_sync(&site, &account);
+    Command::BaseBackup.meets(meets_every_error);
 }
 
 #[test]
 fn a_wal_push_meets_every_error_of_the_disk() {
-    let site = scene!();
-    let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
-    let deed = Deed {
-        name: "wal-push",
-        site: &site,
-        prepare: &mut || scene::push(&site, &scene::new_segment(&site)),
-        again: &the_same,
-        law: &mut |outcome| {
-            let name = outcome.arguments.rsplit_once('/').unwrap().1;
-            if outcome.code == 0 || site.repository().holds(name) {
-                scene::assert_segment(&site, site.repository(), name);
-            }
-        },
-        failures: &[1, 2, 127],
-    };
-    deed.meets_every_error();
-    assert_whole(&site);
-    scene::assert_restores(&site, &account);
+    Command::WalPush.meets(meets_every_error);
 }
 
 #[test]
 fn a_wal_sync_meets_every_error_of_the_disk() {
-    let site = scene!(repositories(2));
-    let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
-    scene::archive_all(&site);
-    site.pgbak("wal-sync").succeeds();
-    let oldest = scene::first_segment(site.repository());
-    let deed = Deed {
-        name: "wal-sync",
-        site: &site,
-        prepare: &mut || {
-            (0..3).for_each(|_| drop(site.pgbak(&scene::push(&site, &scene::new_segment(&site))).succeeds()));
-            "wal-sync".to_owned()
-        },
-        again: &the_same,
-        law: &mut |outcome| scene::assert_synced(&site, &oldest, outcome),
-        failures: &[1, 2, 3, 127],
-    };
-    deed.meets_every_error();
-    assert_whole(&site);
-    scene::assert_restores_after_sync(&site, &account);
+    Command::WalSync.meets(meets_every_error);
 }
 
 #[test]
 fn a_prune_meets_every_error_of_the_disk() {
-    let site = scene!(config("[retention]\nkeep_last = 1\n"));
-    let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
-    let store = scene::Store::with_garbage(&site);
-    let deed = Deed {
-        name: "prune",
-        site: &site,
-        prepare: &mut || {
-            store.put_back(&site);
-            "prune".to_owned()
-        },
-        again: &the_same,
-        law: &mut |outcome| store.assert_kept(&site, outcome),
-        failures: &[1, 2, 3, 127],
-    };
-    deed.meets_every_error();
-    scene::assert_restores(&site, &account);
+    Command::Prune.meets(meets_every_error);
 }
 
 #[test]
 fn a_restore_meets_every_error_of_the_disk() {
-    let site = scene!();
-    let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
-    scene::archive_all(&site);
-    let here = RefCell::new(site.fresh("restored"));
-    let deed = Deed {
-        name: "restore",
-        site: &site,
-        prepare: &mut || {
-            let _ = fs::remove_dir_all(&*here.borrow());
-            here.replace(site.fresh("restored"));
-            format!("restore -D {}", here.borrow().display())
-        },
-        again: &|arguments| format!("{arguments} --delta"),
-        law: &mut |outcome| scene::assert_restored(&site, &here.borrow(), outcome),
-        failures: &[1, 2, 3, 127],
-    };
-    deed.meets_every_error();
-    let mut restored = site.restored_in(&here.into_inner());
-    restored.launch();
-    restored.wait_until_recovered();
-    account.assert_holds_exactly(&restored, &account.history.commits);
+    Command::Restore.meets(meets_every_error);
 }
 
 #[test]
 fn a_wal_fetch_meets_every_error_of_the_disk() {
-    let site = scene!();
+    Command::WalFetch.meets(meets_every_error);
+}
+
+/// The write that meets the end of the space is short, and the next one fails.
+#[test]
+fn the_space_ends_anywhere_in_what_is_written() {
+    let Some(site) = scene::build(Site::with().config(scene::RETENTION)) else { return };
+    let Some(disk) = SmallDisk::mount(&site.repository().path, "256M", site.identity()) else { return };
     let account = scene::committed(&site, || drop(site.pgbak("base-backup").succeeds()));
-    (0..30).for_each(|_| drop(scene::new_segment(&site)));
-    scene::archive_all(&site);
-    let fetches = scene::Fetches::of(&site);
-    let deed = Deed {
-        name: "wal-fetch",
-        site: &site,
-        prepare: &mut || fetches.next(&site),
-        again: &the_same,
-        law: &mut |outcome| {
-            // 1 would say that the archive ends here, and a server would promote itself.
-            assert_ne!(outcome.code, 1, "{outcome}");
-            fetches.assert_right(&site, outcome);
-        },
-        failures: &[200, 2, 127],
-    };
-    deed.meets_every_error();
+    for command in [Command::BaseBackup, Command::WalPush] {
+        let mut campaign = Campaign::begin(&format!("disk/space/{}", command.name()));
+        let mut deed = command.on(&site, site.repository());
+        let used_before_bytes = disk.used_bytes();
+        deed.prepare();
+        deed.assert_next_run_succeeds();
+        let needed_bytes = disk.used_bytes() - used_before_bytes;
+        let (rounds, mut told) = (length::of(4, 100), 0);
+        for _ in 0..rounds {
+            let arguments = deed.prepare();
+            let free_bytes = campaign.number() % needed_bytes;
+            println!("{free_bytes} of {needed_bytes} bytes: {arguments}");
+            disk.fill_up_to(free_bytes);
+            let outcome = site.pgbak(&arguments);
+            if outcome.code != 0 {
+                told += 1;
+                assert!(command.failures().contains(&outcome.code) && is_told(&outcome), "{outcome}");
+            }
+            deed.assert_law(&outcome);
+            disk.remove_ballast();
+            deed.assert_next_run_succeeds();
+        }
+        assert!(told > 0, "the space was always enough");
+        campaign.end(&format!("{rounds} sizes, {told} of them too small, 0 acknowledged in vain"));
+    }
     scene::assert_restores(&site, &account);
 }
 
-/// The server's disk fails under `sftp-server`; what is said there arrives here.
+/// The server's disk fails under sftp-server, or moves fewer bytes than asked; what is said there arrives here.
 #[test]
 fn the_disk_of_the_server_fails_at_any_call() {
-    let mut campaign = Campaign::begin("disk/sftp");
     let identity = Identity::ordinary();
-    if !strace::is_permitted(&identity) {
-        return;
-    }
-    if !Identity::own().is_root() {
-        skip("only root can trace sftp-server, which hides from its own user");
-        return;
-    }
-    let Some(mut pair) = pair_without_archiving() else { return };
-    let account = scene::committed(&pair.site, || drop(pair.site.pgbak("base-backup").succeeds()));
-    let scratch = tempfile::tempdir().unwrap();
-    let log = scratch.path().join("trace");
-    let mut points = Vec::new();
-    for (call, count) in [("fsync", 12), ("link", 6), ("mkdir", 3), ("unlink", 3)] {
-        let nths = (1..=count).map(|nth| Point { call: call.to_owned(), nth });
-        points.extend(nths.flat_map(|nth| ERRORS.map(|(error, _)| (nth.clone(), error))));
-    }
-    let points = campaign.some_of(points, length::of(3, 96));
-    let (count, mut told) = (points.len(), 0);
-    for (point, error) in points {
-        scene::archive_all(&pair.site);
-        println!("{error} at {point}");
-        pair.sshd.stop();
-        pair.sshd.run_under(&strace::failing(&log, &point, error));
-        pair.sshd.start_again();
-        for arguments in ["base-backup --json", "wal-sync"] {
-            let outcome = pair.site.pgbak(arguments);
-            assert!([0, 3].contains(&outcome.code), "{outcome}");
-            told += usize::from(outcome.code == 3);
-            if arguments != "wal-sync" {
+    let Some(interposer) = Interposer::build(&identity) else { return };
+    let environment = format!("SetEnv {}", interposer.environment().join(" "));
+    let Some(sshd) = Sshd::with(&identity, SshAccount::Shell).config(&environment).start() else { return };
+    let Some(mut pair) = scene::build_pair(sshd) else { return };
+    let site = &pair.site;
+    let account = scene::committed(site, || drop(site.pgbak("base-backup").succeeds()));
+    for command in [
+        Command::BaseBackup,
+        Command::WalSync,
+        Command::Restore,
+        Command::WalFetch,
+        Command::Verify,
+        Command::Prune,
+    ] {
+        let mut campaign = Campaign::begin(&format!("disk/sftp/{}", command.name()));
+        let mut deed = command.on(site, pair.remote());
+        let mut run_with = |orders: &Orders| {
+            let arguments = deed.prepare();
+            println!("{orders:?}: {arguments}");
+            interposer.take_counts();
+            interposer.order(SFTP_SERVER, orders);
+            let outcome = site.pgbak(&arguments);
+            interposer.order(SFTP_SERVER, &Orders::Nothing);
+            if command == Command::BaseBackup {
                 pair.assert_report_is_true(&outcome);
             }
-            scene::assert_repository_whole(&pair.site, pair.remote());
+            deed.assert_law(&outcome);
+            if outcome.code != 0 {
+                assert!(command.failures().contains(&outcome.code) && is_told(&outcome), "{outcome}");
+                deed.assert_next_run_succeeds();
+            }
+            outcome.code == 0
+        };
+        assert!(run_with(&Orders::Nothing));
+        let counts = interposer.take_counts();
+        if counts.is_empty() {
+            skip("sftp-server is built into sshd here, and starts without a library of ours");
+            return;
         }
-        pair.sshd.stop();
-        pair.sshd.run_under(&[]);
-        pair.sshd.start_again();
-        pair.repair();
-        pair.site.pgbak("prune").succeeds();
+        let points = counts
+            .iter()
+            .flat_map(|(call, (most, _))| (1..=*most).map(|nth| Point { call: call.clone(), nth }));
+        let fail = |point: Point| ERRORS.map(|(error, _)| Orders::Fail { point: point.clone(), error });
+        let mut all = campaign.some_of(points.flat_map(fail).collect(), length::of(1, 100));
+        all.extend(
+            (0..length::of(1, 20)).map(|_| Orders::ShortenFiles { seed: campaign.number(), one_in: 20 }),
+        );
+        let told = all.iter().filter(|orders| !run_with(orders)).count();
+        campaign.end(&format!("{} errors, {told} of them told, 0 acknowledged in vain", all.len()));
     }
-    assert!(told > 0, "not one error arrived");
-    campaign.end(&format!("{count} errors, {told} of them told, 0 acknowledged in vain"));
-    scene::archive_all(&pair.site);
-    pair.site.pgbak("wal-sync").succeeds();
+    pair.repair();
     pair.assert_both_restore(&account);
-}
-
-fn pair_without_archiving() -> Option<Pair> {
-    let retention = "[retention]\nkeep_last = 2\n";
-    let site = Site::with().initdb("--wal-segsize=1").without_archiving().config(retention);
-    let pair = Pair::build(SshAccount::Shell, site)?;
-    pair.site.repositories().iter().for_each(|repository| repository.forget());
-    Some(pair)
 }

@@ -4,14 +4,15 @@
 //! deaf after each of these pieces in turn. A command that was asked to be patient goes through all the same; nothing
 //! is lost, and nothing that has a name is half.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::campaign::Campaign;
+use super::deed::Command;
 use super::{length, scene};
-use crate::support::{Account, Direction, Ending, Outcome, Pair, Site, SshAccount, wait_until};
+use crate::support::{Account, Direction, Ending, Identity, Outcome, Pair, SshAccount, Sshd, wait_until};
 
 /// What is done to the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +37,7 @@ const FAULTS: [Fault; 6] = [
 
 /// A pair with commits and a base backup, all of it in both places.
 fn filled_pair() -> Option<(Pair, Account)> {
-    let config = "[retention]\nkeep_last = 2\n";
-    let site = Site::with().initdb("--wal-segsize=1").without_archiving().config(config);
-    let pair = Pair::build(SshAccount::Shell, site)?;
-    pair.site.repositories().iter().for_each(|repository| repository.forget());
+    let pair = scene::build_pair(Sshd::start(&Identity::ordinary(), SshAccount::Shell)?)?;
     let account = scene::committed(&pair.site, || drop(pair.site.pgbak("base-backup").succeeds()));
     scene::archive_all(&pair.site);
     pair.site.pgbak("wal-sync").succeeds();
@@ -74,149 +72,75 @@ fn run_through(pair: &Pair, arguments: &str, after_bytes: u64, fault: Fault) -> 
     running.finish()
 }
 
-struct Deed<'a> {
-    name: &'a str,
-    pair: &'a Pair,
-    prepare: &'a dyn Fn() -> String,
-    law: &'a dyn Fn(&Outcome),
-    /// With which exit codes it may give up: that of an operator's command must be none.
-    gives_up_with: &'a [i32],
-}
-
-impl Deed<'_> {
-    fn meets_every_fault(self) {
-        let mut campaign = Campaign::begin(&format!("network/{}", self.name));
-        let connections = self.pair.proxy.accepted();
-        (self.law)(&self.pair.site.pgbak(&(self.prepare)()).succeeds());
-        let pieces = &self.pair.proxy.uploaded_pieces()[connections..];
-        let mut boundaries: Vec<u64> = pieces.iter().flatten().copied().collect();
-        boundaries.sort_unstable();
-        boundaries.dedup();
-        // At each boundary, and in the middle of each message.
-        let inside = boundaries.windows(2).map(|pair| u64::midpoint(pair[0], pair[1]));
-        let points: Vec<u64> = boundaries.iter().copied().chain(inside.collect::<Vec<_>>()).collect();
-        let all = points.iter().flat_map(|point| FAULTS.map(|fault| (*point, fault))).collect();
-        let points = campaign.some_of(all, length::of(4, 300));
-        let (count, mut given_up) = (points.len(), 0);
-        for (point, fault) in points {
-            let arguments = (self.prepare)();
-            println!("{fault:?} after {point} bytes: {arguments}");
-            let outcome = run_through(self.pair, &arguments, point, fault);
-            assert!(outcome.code == 0 || self.gives_up_with.contains(&outcome.code), "{outcome}");
-            (self.law)(&outcome);
-            if outcome.code != 0 {
-                given_up += 1;
-                (self.law)(&self.pair.site.pgbak(&arguments).succeeds());
-            }
+fn meets_every_fault(command: Command) {
+    let Some((mut pair, account)) = filled_pair() else { return };
+    if command == Command::WalPush {
+        pair.site.add_to_config("\n[wal]\npush_to = [\"remote\"]\n");
+    }
+    let mut campaign = Campaign::begin(&format!("network/{}", command.name()));
+    let mut deed = command.on(&pair.site, pair.remote());
+    let arguments = deed.prepare();
+    let connections = pair.proxy.accepted();
+    deed.assert_law(&pair.site.pgbak(&arguments).succeeds());
+    let pieces = &pair.proxy.uploaded_pieces()[connections..];
+    let boundaries: BTreeSet<u64> = pieces.iter().flatten().copied().collect();
+    // At each boundary, and in the middle of each message.
+    let inside = boundaries.iter().zip(boundaries.iter().skip(1)).map(|(a, b)| u64::midpoint(*a, *b));
+    let points = boundaries.iter().copied().chain(inside);
+    let all = points.flat_map(|point| FAULTS.map(|fault| (point, fault))).collect();
+    let points = campaign.some_of(all, length::of(4, 300));
+    let (count, mut given_up) = (points.len(), 0);
+    for (point, fault) in points {
+        let arguments = deed.prepare();
+        println!("{fault:?} after {point} bytes: {arguments}");
+        let outcome = run_through(&pair, &arguments, point, fault);
+        deed.assert_law(&outcome);
+        if outcome.code != 0 {
+            // An operator's command is patient.
+            let may_give_up = command.is_called_by_the_server() && command.failures().contains(&outcome.code);
+            assert!(may_give_up, "{outcome}");
+            given_up += 1;
+            deed.assert_next_run_succeeds();
         }
-        campaign.end(&format!(
-            "{count} faults at {} boundaries, {given_up} given up and repeated, 0 lost",
-            boundaries.len()
-        ));
+    }
+    campaign.end(&format!(
+        "{count} faults at {} boundaries, {given_up} given up and repeated, 0 lost",
+        boundaries.len()
+    ));
+    if command == Command::Restore {
+        deed.assert_last_restored(&account);
+    }
+    drop(deed);
+    if !command.only_reads() {
+        scene::archive_all(&pair.site);
+        pair.repair();
+        pair.assert_both_restore(&account);
     }
 }
 
 #[test]
 fn a_base_backup_meets_every_fault_of_the_network() {
-    let Some((mut pair, account)) = filled_pair() else { return };
-    let deed = Deed {
-        name: "base-backup",
-        pair: &pair,
-        prepare: &|| {
-            pair.site.pgbak("prune").succeeds();
-            "base-backup".to_owned()
-        },
-        law: &|outcome| {
-            scene::assert_whole(&pair.site);
-            assert_eq!(pair.local().backups(), pair.remote().backups(), "{outcome}");
-        },
-        gives_up_with: &[],
-    };
-    deed.meets_every_fault();
-    scene::archive_all(&pair.site);
-    pair.repair();
-    pair.assert_both_restore(&account);
+    meets_every_fault(Command::BaseBackup);
 }
 
 #[test]
 fn a_wal_sync_meets_every_fault_of_the_network() {
-    let Some((mut pair, account)) = filled_pair() else { return };
-    let oldest = scene::first_segment(pair.local());
-    let deed = Deed {
-        name: "wal-sync",
-        pair: &pair,
-        prepare: &|| {
-            let push = || pair.site.pgbak(&scene::push(&pair.site, &scene::new_segment(&pair.site)));
-            (0..3).for_each(|_| drop(push().succeeds()));
-            "wal-sync".to_owned()
-        },
-        law: &|outcome| scene::assert_synced(&pair.site, &oldest, outcome),
-        gives_up_with: &[],
-    };
-    deed.meets_every_fault();
-    scene::archive_all(&pair.site);
-    pair.repair();
-    pair.assert_both_restore(&account);
+    meets_every_fault(Command::WalSync);
 }
 
 #[test]
 fn a_wal_push_meets_every_fault_of_the_network() {
-    let Some((mut pair, account)) = filled_pair() else { return };
-    pair.site.add_to_config("\n[wal]\npush_to = [\"remote\"]\n");
-    let deed = Deed {
-        name: "wal-push",
-        pair: &pair,
-        prepare: &|| scene::push(&pair.site, &scene::new_segment(&pair.site)),
-        law: &|outcome| {
-            let name = outcome.arguments.rsplit_once('/').unwrap().1;
-            if outcome.code == 0 || pair.remote().holds(name) {
-                scene::assert_segment(&pair.site, pair.remote(), name);
-            }
-        },
-        gives_up_with: &[1],
-    };
-    deed.meets_every_fault();
-    scene::archive_all(&pair.site);
-    pair.repair();
-    pair.assert_both_restore(&account);
+    meets_every_fault(Command::WalPush);
 }
 
 #[test]
 fn a_restore_meets_every_fault_of_the_network() {
-    let Some((pair, account)) = filled_pair() else { return };
-    let directory = pair.site.path("restored");
-    let deed = Deed {
-        name: "restore",
-        pair: &pair,
-        prepare: &|| {
-            let _ = fs::remove_dir_all(&directory);
-            format!("restore --repository remote -D {}", directory.display())
-        },
-        law: &|outcome| scene::assert_restored(&pair.site, &directory, outcome),
-        gives_up_with: &[],
-    };
-    deed.meets_every_fault();
-    let mut restored = pair.site.restored_in(&directory);
-    restored.launch();
-    restored.wait_until_recovered();
-    account.assert_holds_exactly(&restored, &account.history.commits);
+    meets_every_fault(Command::Restore);
 }
 
 #[test]
 fn a_wal_fetch_meets_every_fault_of_the_network() {
-    let Some((pair, _)) = filled_pair() else { return };
-    (0..20).for_each(|_| drop(scene::new_segment(&pair.site)));
-    scene::archive_all(&pair.site);
-    pair.site.pgbak("wal-sync").succeeds();
-    let fetches = scene::Fetches::of(&pair.site);
-    let deed = Deed {
-        name: "wal-fetch",
-        pair: &pair,
-        prepare: &|| fetches.next(&pair.site).replace("wal-fetch", "wal-fetch --repository remote"),
-        law: &|outcome| fetches.assert_right(&pair.site, outcome),
-        gives_up_with: &[200],
-    };
-    deed.meets_every_fault();
+    meets_every_fault(Command::WalFetch);
 }
 
 /// Each message takes a time of its own, and so the answers of two sessions come in any order.

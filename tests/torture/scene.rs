@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Account, Installation, Outcome, Repository, Site, Workload, process, wait_until};
+use crate::support::{
+    Account, Installation, Outcome, Pair, Repository, Site, SiteBuilder, Sshd, Workload, process, wait_until,
+};
 use chrono::DateTime;
 use pgbak::catalog::WalArchive;
 use pgbak::catalog::wal::StoredAs;
@@ -15,18 +17,40 @@ use pgbak::pg::{Lsn, SegmentSize, Timeline, WalFileName};
 
 const SEGMENT_NAME_LENGTH: usize = 24;
 
+/// What `prune` keeps.
+pub const RETENTION: &str = "[retention]\nkeep_last = 1\n";
+
 /// A [`Site`] with segments of 1 MiB and without archiving; where it cannot be had, the test ends here.
 #[macro_export]
 macro_rules! scene {
     ($($option:ident($($value:expr),*)),* $(,)?) => {{
-        let site = $crate::site!(initdb("--wal-segsize=1"), without_archiving() $(, $option($($value),*))*);
+        let site = $crate::support::Site::with()$(.$option($($value),*))*;
+        let Some(site) = $crate::torture::scene::build(site) else { return };
         if !$crate::torture::strace::is_permitted(site.identity()) {
             return;
         }
-        // Their digests are checked all the time; to verify each file by file would take too long.
-        site.repositories().iter().for_each(|repository| repository.forget());
         site
     }};
+}
+
+/// Such a site; `None`, with the test noted as skipped, where it cannot be had.
+pub fn build(site: SiteBuilder) -> Option<Site> {
+    let site = site.initdb("--wal-segsize=1").without_archiving().build()?;
+    forget(&site);
+    Some(site)
+}
+
+/// The same with a second repository, on this SSH server.
+pub fn build_pair(sshd: Sshd) -> Option<Pair> {
+    let site = Site::with().initdb("--wal-segsize=1").without_archiving();
+    let pair = Pair::over(sshd, site.config(RETENTION))?;
+    forget(&pair.site);
+    Some(pair)
+}
+
+/// The digests are checked all the time; to verify each backup file by file would take too long.
+fn forget(site: &Site) {
+    site.repositories().iter().for_each(|repository| repository.forget());
 }
 
 /// Writers for a moment, with `meanwhile` in the middle of it.
@@ -40,8 +64,13 @@ pub fn committed(site: &Site, meanwhile: impl FnOnce()) -> Account {
 
 /// Ends the segment in use; returns its name. It is not archived.
 pub fn new_segment(site: &Site) -> String {
-    site.cluster().sql("SELECT pg_logical_emit_message(true, 'test', repeat(md5(random()::text), 500))");
+    write_wal(site);
     site.cluster().switch_wal()
+}
+
+/// Writes some WAL.
+pub fn write_wal(site: &Site) {
+    site.cluster().sql("SELECT pg_logical_emit_message(true, 'test', repeat(md5(random()::text), 500))");
 }
 
 /// The segments that the server has finished.
@@ -143,6 +172,11 @@ pub fn assert_same(site: &Site, name: &str, bytes: &[u8], path: &Path) {
 #[track_caller]
 pub fn assert_restores(site: &Site, account: &Account) {
     archive_all(site);
+    assert_each_restores(site, account);
+}
+
+#[track_caller]
+pub fn assert_each_restores(site: &Site, account: &Account) {
     for repository in site.repositories() {
         let restored = site.restore(&format!("--repository {}", repository.name));
         account.assert_holds_exactly(&restored, &account.history.commits);
@@ -183,8 +217,11 @@ pub fn assert_restores_after_sync(site: &Site, account: &Account) {
 #[track_caller]
 pub fn assert_synced(site: &Site, oldest: &str, outcome: &Outcome) {
     let [first, second] = site.repositories() else { panic!("two repositories") };
-    let (mut newest, held) = (first.archived(), second.archived());
-    newest.retain(|name| name.as_str() >= oldest);
+    let [newest, held] = [first, second].map(|repository| {
+        let mut names = repository.archived();
+        names.retain(|name| name.as_str() >= oldest);
+        names
+    });
     for name in newest.iter().rev().take(6).filter(|name| held.contains(name)) {
         assert_segment(site, second, name);
     }
@@ -192,40 +229,45 @@ pub fn assert_synced(site: &Site, oldest: &str, outcome: &Outcome) {
 }
 
 /// A repository with three backups of which one is to be kept, to be put back as often as one likes.
-pub struct Store {
+pub struct Store<'a> {
+    site: &'a Site,
+    repository: &'a Repository,
     stored: PathBuf,
     newest: String,
     last: String,
 }
 
-impl Store {
-    pub fn with_garbage(site: &Site) -> Self {
+impl<'a> Store<'a> {
+    pub fn with_garbage(site: &'a Site, repository: &'a Repository) -> Self {
         for _ in 0..2 {
             (0..4).for_each(|_| drop(new_segment(site)));
             archive_all(site);
             site.pgbak("base-backup").succeeds();
         }
         archive_all(site);
-        let (repository, stored) = (site.repository(), site.path("stored"));
+        if repository.name != site.repository().name {
+            site.pgbak("wal-sync").succeeds();
+        }
+        let stored = site.fresh("stored");
         copy(&repository.path, &stored);
         let (newest, last) = (repository.backups().pop().unwrap(), repository.archived().pop().unwrap());
-        Self { stored, newest, last }
+        Self { site, repository, stored, newest, last }
     }
 
-    pub fn put_back(&self, site: &Site) {
-        fs::remove_dir_all(&site.repository().path).unwrap();
-        copy(&self.stored, &site.repository().path);
+    pub fn put_back(&self) {
+        fs::remove_dir_all(&self.repository.path).unwrap();
+        copy(&self.stored, &self.repository.path);
     }
 
     /// Asserts that all that the policy keeps is there, and the rest is not if a prune says so.
     #[track_caller]
-    pub fn assert_kept(&self, site: &Site, outcome: &Outcome) {
-        assert_whole(site);
-        assert_eq!(site.repository().backups().last(), Some(&self.newest), "{outcome}");
-        assert_newest_has_its_wal(site.repository(), &self.last);
+    pub fn assert_kept(&self, outcome: &Outcome) {
+        assert_whole(self.site);
+        assert_eq!(self.repository.backups().last(), Some(&self.newest), "{outcome}");
+        assert_newest_has_its_wal(self.repository, &self.last);
         if outcome.code == 0 {
             // An empty directory may stay: the next deletion in it, or the next day, takes it away.
-            let stored = site.repository().files();
+            let stored = self.repository.files();
             let mut left = stored.iter().filter(|file| file.starts_with("base-backups"));
             let newest = Path::new("base-backups").join(&self.newest);
             assert!(left.all(|file| file.starts_with(&newest)), "{stored:?}\n{outcome}");
@@ -257,18 +299,19 @@ pub struct Fetches {
 }
 
 impl Fetches {
-    pub fn of(site: &Site) -> Self {
+    pub fn of(site: &Site, repository: &Repository) -> Self {
         let destination = site.path("home/RECOVERYXLOG");
-        Self { names: site.repository().archived(), next: Cell::new(0), destination }
+        Self { names: repository.archived(), next: Cell::new(0), destination }
     }
 
+    /// What to fetch now, and to where.
     pub fn next(&self, site: &Site) -> String {
         // Nothing is fetched ahead yet, so that there is as much to do as in the first run.
         wait_until("the background to be quiet", || process::running_from(&site.path("bin")).is_empty());
         let _ = fs::remove_dir_all(site.path("home/.local/state/pgbak/fetched-ahead"));
         let _ = fs::remove_file(&self.destination);
         self.next.set((self.next.get() + 1) % self.names.len());
-        format!("wal-fetch {} {}", self.names[self.next.get()], self.destination.display())
+        format!("{} {}", self.names[self.next.get()], self.destination.display())
     }
 
     /// Asserts that what there is to be seen for PostgreSQL is right, and that there is something if success was said.

@@ -126,18 +126,39 @@ fn is_same(places: &Places, file: &ManifestFile) -> Result<bool, Error> {
     if path == CONTROL_FILE.as_bytes() || !place.symlink_metadata().is_ok_and(same_size) {
         return Ok(false);
     }
-    let found = crc32c_of(&place).map_err(|source| io_error("read", &place, source))?;
+    let found = File::open(&place).and_then(crc32c_of).map_err(|source| io_error("read", &place, source))?;
     Ok(found == expected)
 }
 
-fn crc32c_of(path: &Path) -> io::Result<u32> {
-    let mut file = File::open(path)?;
+fn crc32c_of(mut content: impl Read) -> io::Result<u32> {
     let mut chunk = vec![0; CHUNK_SIZE_BYTES];
     let mut crc32c = 0;
     loop {
-        match file.read(&mut chunk)? {
-            0 => return Ok(crc32c),
-            length => crc32c = crc32c::crc32c_append(crc32c, &chunk[..length]),
+        match content.read(&mut chunk) {
+            Ok(0) => return Ok(crc32c),
+            Ok(length) => crc32c = crc32c::crc32c_append(crc32c, &chunk[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_reading_a_signal_interrupts_is_read_on() {
+        struct OnceInterrupted(bool);
+        impl Read for OnceInterrupted {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                match std::mem::replace(&mut self.0, true) {
+                    true => Ok(0),
+                    false => Err(io::ErrorKind::Interrupted.into()),
+                }
+            }
+        }
+        let interrupted = b"a page, ".chain(OnceInterrupted(false)).chain(&b"and another"[..]);
+        assert_eq!(crc32c_of(interrupted).unwrap(), crc32c::crc32c(b"a page, and another"));
     }
 }

@@ -1,0 +1,58 @@
+//! Every call that moves bytes may move fewer than it was asked to, or be interrupted before it moves any: files,
+//! pipes and sockets alike. No command so much as notices.
+
+use super::campaign::Campaign;
+use super::deed::{Command, Deed};
+use super::interposer::{Interposer, Orders};
+use super::{length, scene};
+use crate::support::{Identity, SshAccount, Sshd};
+
+fn goes_through(deed: &mut Deed<'_>) {
+    let Some(interposer) = Interposer::build(deed.site.identity()) else { return };
+    let mut campaign = Campaign::begin(&format!("short/{}", deed.command.name()));
+    let tool: Vec<String> = ["env".to_owned()].into_iter().chain(interposer.environment()).collect();
+    let rounds = length::of(1, 100);
+    for _ in 0..rounds {
+        let arguments = deed.prepare();
+        let orders = Orders::Shorten { seed: campaign.number(), one_in: 2 };
+        println!("{orders:?}: {arguments}");
+        interposer.order("pgbak", &orders);
+        let outcome = deed.site.call_under(&tool, &arguments).expect("env is everywhere").run();
+        deed.assert_law(&outcome.succeeds());
+    }
+    let counts = interposer.take_counts();
+    let [shortened, interrupted] = ["shortened", "interrupted"].map(|what| counts[what].1);
+    campaign
+        .end(&format!("{rounds} runs, {shortened} calls shortened, {interrupted} interrupted, 0 noticed"));
+}
+
+#[test]
+fn every_command_goes_through_with_short_calls() {
+    let Some(sshd) = Sshd::start(&Identity::ordinary(), SshAccount::Shell) else { return };
+    let Some(mut pair) = scene::build_pair(sshd) else { return };
+    let account = scene::committed(&pair.site, || drop(pair.site.pgbak("base-backup").succeeds()));
+    for (command, repository) in [
+        (Command::BaseBackup, pair.local()),
+        (Command::WalPush, pair.local()),
+        (Command::WalSync, pair.local()),
+        (Command::Restore, pair.remote()),
+        (Command::Verify, pair.local()),
+        (Command::WalFetch, pair.remote()),
+        // It puts a repository back to what it was.
+        (Command::Prune, pair.local()),
+    ] {
+        let mut deed = command.on(&pair.site, repository);
+        goes_through(&mut deed);
+        if command == Command::Restore {
+            deed.assert_last_restored(&account);
+        }
+    }
+    scene::archive_all(&pair.site);
+    pair.repair();
+    pair.assert_both_restore(&account);
+}
+
+#[test]
+fn streaming_goes_through_with_short_calls() {
+    Command::Streaming.meets(goes_through);
+}
