@@ -206,7 +206,11 @@ impl Storage for Local {
         let failed = |error| Error::from_io("delete", key, self, error);
         check_deletable(key).map_err(|error| failed(io::Error::other(error)))?;
         let path = self.path(key);
-        match fs::remove_file(&path).and_then(|()| sync_directory(parent(&path))) {
+        let removed = match fs::remove_file(&path) {
+            Err(error) if is_missing(&error) => Ok(()),
+            removed => removed,
+        };
+        match removed.and_then(|()| sync_directory(parent(&path))) {
             Err(error) if !is_missing(&error) => return Err(failed(error)),
             _ => {}
         }
