@@ -99,6 +99,7 @@ impl Local {
             made => made,
         };
         match made {
+            // Each upload tries that too, but may not be permitted to; whoever may make the root is.
             Ok(()) if directory == self.root => sync_directory(parent(directory)),
             // Another made it, or removed the one above it meanwhile: whoever needs it will see.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -136,6 +137,7 @@ impl Local {
             };
             match open_object(target) {
                 Ok(older) => {
+                    // Whoever published it has done this; not whoever copied it there by hand.
                     older.sync_all()?;
                     sync_directory(directory)?;
                     return Err(clash.error);

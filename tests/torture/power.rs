@@ -202,8 +202,7 @@ fn a_prune_survives_a_power_failure_at_any_step() {
     let mut recording = Recording::begin(&root);
     record(&site, &mut recording, &root, "prune");
     assert_eq!(site.repository().directories_of_backups().len(), 1);
-    let kept = recording.paths(&recording.after);
-    recording.acknowledged.extend(kept.into_keys().map(|path| (path, 0)));
+    recording.keeps_what_is_left();
     let looked_at = assert_survives(&recording, &mut campaign, law::of_repositories);
     // What it is all about: the record is gone for good before the first byte of the data goes.
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_repositories, &[Purpose::Removal]);
@@ -488,7 +487,10 @@ fn what_was_uploaded_survives_a_power_failure_of_the_server() {
     let log = scratch.path().join("trace");
     let server = Sshd::with(&identity, SshAccount::Shell).under(&strace::recording(&log, strace::FILES));
     let Some(sshd) = server.start() else { return };
-    let Some(pair) = Pair::over(sshd, Site::with().initdb("--wal-segsize=1").without_archiving()) else {
+    let Some(pair) = Pair::over(
+        sshd,
+        Site::with().initdb("--wal-segsize=1").without_archiving().config("[retention]\nkeep_last = 1\n"),
+    ) else {
         return;
     };
     let site = &pair.site;
@@ -496,7 +498,7 @@ fn what_was_uploaded_survives_a_power_failure_of_the_server() {
     let root = pair.sshd.local_path();
     let mut looked_at = 0;
     let mut syncs = String::new();
-    for arguments in ["base-backup", "wal-sync", "wal-sync"] {
+    for arguments in ["base-backup", "wal-sync", "wal-sync", "base-backup", "prune"] {
         if arguments == "wal-sync" {
             scene::archive_all(site);
         }
@@ -506,12 +508,19 @@ fn what_was_uploaded_survives_a_power_failure_of_the_server() {
         wait_until("the sessions to end", || pair.sshd.connections() == 1);
         recording.follow(&strace::read(&log)[seen..], &pair.sshd.root_path(), Descriptors::OfEachThread);
         acknowledge(&mut recording);
+        if arguments == "prune" {
+            recording.keeps_what_is_left();
+        }
         assert!(!recording.acknowledged.is_empty(), "nothing was seen of {arguments}");
         looked_at += assert_survives(&recording, &mut campaign, law::of_repositories);
-        if arguments == "base-backup" {
-            syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_repositories, &PUBLISHING);
-        }
+        let vital = match arguments {
+            "base-backup" if syncs.is_empty() => &PUBLISHING[..],
+            "prune" => &[Purpose::Removal],
+            _ => continue,
+        };
+        syncs += &assert_no_sync_is_idle(&recording, &mut campaign, law::of_repositories, vital);
+        syncs += "; ";
     }
     scene::assert_repository_whole(site, pair.remote());
-    campaign.end(&format!("{looked_at} disks, 0 lost; {syncs}"));
+    campaign.end(&format!("{looked_at} disks, {syncs}0 lost"));
 }

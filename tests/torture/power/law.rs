@@ -10,6 +10,9 @@ use super::recording::Recording;
 /// A backup's record, which comes last.
 pub const RECORD: &str = "backup_info.toml";
 
+/// Lies in a data directory while it is being restored.
+const MARKER: &str = "data/pgbak_restore_in_progress";
+
 /// The repositories that are streamed to; others are copied to.
 pub const STREAMED_TO: [&str; 2] = ["first", "second"];
 /// Of the clusters in these campaigns.
@@ -134,6 +137,9 @@ fn is_memory_of_proofs(path: &Path) -> bool {
 /// A data directory that could be started holds what was restored, all of it, or the old copy as it was.
 pub fn of_restore(recording: &Recording, tree: &Tree, steps_taken: usize) -> Result<(), String> {
     let control = Path::new("data/global/pg_control");
+    if steps_taken == recording.steps.len() && tree.contains_key(Path::new(MARKER)) {
+        return Err("success was said, and the directory is marked as unfinished".into());
+    }
     let (before, after) = (&recording.before_paths, recording.paths(&recording.after));
     let expected = match tree.get(control) {
         Some(found) if Some(&found.inode) == after.get(control) => &after,
@@ -161,7 +167,7 @@ pub fn of_restore(recording: &Recording, tree: &Tree, steps_taken: usize) -> Res
 }
 
 fn what_is_left_is_marked(tree: &Tree) -> Result<(), String> {
-    let marker = Path::new("data/pgbak_restore_in_progress");
+    let marker = Path::new(MARKER);
     let is_marked = tree.get(marker).is_some_and(|found| found.is_whole);
     match tree.iter().find(|(path, found)| !found.is_directory && path.as_path() != marker) {
         Some((left, _)) if !is_marked => {

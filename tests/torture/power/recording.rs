@@ -248,6 +248,12 @@ impl Recording {
         self.steps.push(Step::Write { file, bytes });
     }
 
+    /// Nothing that is there in the end may ever have been lost.
+    pub fn keeps_what_is_left(&mut self) {
+        let kept = self.paths(&self.after);
+        self.acknowledged.extend(kept.into_keys().map(|path| (path, 0)));
+    }
+
     /// Up to where a server was told that WAL is flushed, by so many steps.
     pub fn flushed_up_to(&self, after: usize) -> u64 {
         let told = self.flushed.iter().take_while(|(since, _)| *since <= after);
