@@ -165,10 +165,8 @@ impl Repository {
         if entries.iter().any(|entry| entry.name == layout::RECORD) {
             return Ok(Deletion::InUse("whoever has recorded it just now".to_owned()));
         }
-        if entries.is_empty() {
-            // It goes as after the last of its objects.
-            storage.delete(&storage::join(directory, layout::RECORD))?;
-        }
+        // Whoever deleted the record may not have lived to make that durable. With it goes a directory that is empty.
+        storage.delete(&storage::join(directory, layout::RECORD))?;
         self.delete_all(directory, entries)?;
         Ok(Deletion::Done)
     }

@@ -4,7 +4,7 @@
 //! bytes with a name.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -45,14 +45,25 @@ pub enum Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    fn reader(self) -> io::Result<Box<dyn Read + 'a>> {
+    fn reader(self) -> Box<dyn Read + 'a> {
         match self {
-            Self::File(mut file) => {
-                file.rewind()?;
-                Ok(Box::new(file))
-            }
-            Self::Part(file, part) => Ok(Box::new(PartReader { file, left: part })),
+            Self::File(file) => Box::new(FileReader { file, offset: 0 }),
+            Self::Part(file, part) => Box::new(PartReader { file, left: part }),
         }
+    }
+}
+
+/// Keeps its own place in the file: several repositories may be storing it at a time.
+struct FileReader<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(into, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
     }
 }
 
@@ -204,7 +215,7 @@ impl Repository {
         workers: &Arc<Workers>,
     ) -> Result<u64> {
         let failed_source = |error| Error::Source { what: key.to_owned(), source: error };
-        let mut source = content.reader().map_err(failed_source)?;
+        let mut source = content.reader();
         let upload = self.storage().create(key)?;
         let writer = ArchiveWriter::new(workers, compression, vec![upload]);
         let mut writer = writer.map_err(|source| Error::Threads { source })?;
@@ -261,7 +272,7 @@ impl Repository {
         content: Content<'_>,
         workers: &Arc<Workers>,
     ) -> Result<Comparison> {
-        let source = content.reader().map_err(|source| Error::Source { what: key.to_owned(), source })?;
+        let source = content.reader();
         let stored = ArchiveReader::new(workers, codec, self.storage().open(key)?, None);
         match same_content(stored, source) {
             Err(CompareError::Stored(error)) => {
@@ -359,6 +370,24 @@ mod tests {
     use super::*;
     use crate::repo::Distance;
     use crate::storage::{Memory, walk};
+
+    #[test]
+    fn one_file_can_be_stored_in_several_repositories_at_a_time() {
+        let bytes: Vec<u8> = (0..100).collect();
+        let mut source = tempfile::tempfile().unwrap();
+        source.write_all(&bytes).unwrap();
+        for content in [Content::File(&source), Content::Part(&source, SegmentPart { begin: 0, end: 100 })] {
+            let mut readers = [(); 2].map(|()| (content.reader(), Vec::new()));
+            for _ in 0..10 {
+                for (reader, read) in &mut readers {
+                    let mut piece = [0; 10];
+                    reader.read_exact(&mut piece).unwrap();
+                    read.extend(piece);
+                }
+            }
+            assert!(readers.iter().all(|(_, read)| *read == bytes));
+        }
+    }
 
     #[test]
     fn a_push_that_dies_at_any_change_leaves_a_whole_file_or_none_and_the_next_one_goes_through() {

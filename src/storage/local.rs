@@ -99,6 +99,7 @@ impl Local {
             made => made,
         };
         match made {
+            // Each upload tries that too, but may not be permitted to; whoever may make the root is.
             Ok(()) if directory == self.root => sync_directory(parent(directory)),
             // Another made it, or removed the one above it meanwhile: whoever needs it will see.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -136,6 +137,7 @@ impl Local {
             };
             match open_object(target) {
                 Ok(older) => {
+                    // Whoever published it has done this; not whoever copied it there by hand.
                     older.sync_all()?;
                     sync_directory(directory)?;
                     return Err(clash.error);
@@ -206,7 +208,11 @@ impl Storage for Local {
         let failed = |error| Error::from_io("delete", key, self, error);
         check_deletable(key).map_err(|error| failed(io::Error::other(error)))?;
         let path = self.path(key);
-        match fs::remove_file(&path).and_then(|()| sync_directory(parent(&path))) {
+        let removed = match fs::remove_file(&path) {
+            Err(error) if is_missing(&error) => Ok(()),
+            removed => removed,
+        };
+        match removed.and_then(|()| sync_directory(parent(&path))) {
             Err(error) if !is_missing(&error) => return Err(failed(error)),
             _ => {}
         }

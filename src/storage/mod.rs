@@ -31,7 +31,8 @@ use crate::interrupt::Interrupted;
 ///    durable: it survives a crash of either machine.
 /// 2. **Write-once.** A committed object never changes. Committing over one fails with
 ///    [`ErrorKind::AlreadyExists`] and leaves it as it was. By then that older object is durable too.
-/// 3. **Idempotent delete.** Deleting a missing key succeeds.
+/// 3. **Idempotent delete.** Deleting a missing key succeeds. It stays missing, also where whoever deleted it did not
+///    live to make that durable.
 /// 4. **Listing tells the truth.** [`Storage::list`] returns everything directly in a directory, in byte order of
 ///    the names: objects, directories, and, marked as such, uploads that were never committed.
 /// 5. **Honest errors.** [`ErrorKind::NotFound`] means that the place was asked and holds no such object.

@@ -16,6 +16,9 @@ pub const CHANGES: &str = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat
 /// The same, and what is needed beside to know which file a number means.
 pub const FILES: &str = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,unlinkat,\
      mkdir,mkdirat,rmdir,openat,open,close,fcntl,dup,dup2,dup3";
+/// The calls that change an object, and what is told to others.
+const FILES_AND_MESSAGES: &str = "write,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,\
+     unlink,unlinkat,mkdir,mkdirat,rmdir,openat,open,close,fcntl,dup,dup2,dup3,sendto";
 
 /// One call that has returned.
 #[derive(Debug, Clone)]
@@ -67,6 +70,13 @@ pub fn recording(log: &Path, calls: &str) -> Vec<String> {
     words
 }
 
+/// Writes the calls that change files, whole, and the messages to others; but none that writes somewhere into a file.
+pub fn recording_messages(log: &Path) -> Vec<String> {
+    let mut words = recording(log, FILES_AND_MESSAGES);
+    words.extend(["-s", "1048576"].map(str::to_owned));
+    words
+}
+
 /// Kills the process that comes to `point`, instead of letting it make that call. The log tells whether one did.
 pub fn killing(log: &Path, point: &Point) -> Vec<String> {
     let mut words = injecting(log, point, "signal=KILL");
@@ -103,8 +113,8 @@ fn strace(log: &Path) -> Vec<String> {
     ["strace", "-f", "-qq", "-A", "-o", log].map(str::to_owned).to_vec()
 }
 
-/// Calls whose effect another thread may see before they have returned: a number that is free, a directory to use.
-const EARLY: [&str; 2] = ["close(", "mkdir("];
+/// Calls whose effect others may see before they have returned: a number that is free, a directory to use, a message.
+const EARLY: [&str; 3] = ["close(", "mkdir(", "sendto("];
 
 /// The calls of a log, in the order in which they took effect, as far as that can be told.
 pub fn read(log: &Path) -> Vec<Call> {

@@ -13,6 +13,7 @@ use super::places::Places;
 use super::{Context, Error, Request};
 use crate::catalog::BackupInfo;
 use crate::ops::data_directory::{CONTROL_FILE, control_file};
+use crate::pg::SystemIdentifier;
 
 /// Lies in a data directory while it is being restored; holds the system identifier.
 pub const MARKER: &str = "pgbak_restore_in_progress";
@@ -79,12 +80,16 @@ pub fn is_half_restored(data: &Path) -> bool {
     data.join(MARKER).exists()
 }
 
+/// Whose restore was begun. A power failure may have left the marker torn, and then the old copy is still as it was.
+fn marked_system(data: &Path) -> Option<SystemIdentifier> {
+    fs::read_to_string(data.join(MARKER)).ok()?.strip_suffix('\n')?.parse().ok()
+}
+
 fn must_be_this_cluster(places: &Places, backup: &BackupInfo) -> Result<(), Error> {
     let data = &places.data;
     let expected = backup.system_identifier;
-    let marked = fs::read_to_string(data.join(MARKER)).ok();
-    let found = match marked {
-        Some(text) => text.trim().parse().ok(),
+    let found = match marked_system(data) {
+        Some(marked) => Some(marked),
         None => control_file(data)?.map(|control| control.system_identifier),
     };
     let (reason, hint) = match found {
@@ -257,4 +262,22 @@ pub fn remove_if_there(path: &Path) -> io::Result<()> {
 
 pub fn io_error(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io { action, path: PathBuf::from(path), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_marker_names_no_system() {
+        let scratch = tempfile::tempdir().unwrap();
+        let marker = scratch.path().join(MARKER);
+        assert_eq!(marked_system(scratch.path()), None);
+        for torn in ["", "4", "\0\0\0"] {
+            fs::write(&marker, torn).unwrap();
+            assert_eq!(marked_system(scratch.path()), None, "{torn:?}");
+        }
+        fs::write(&marker, "42\n").unwrap();
+        assert_eq!(marked_system(scratch.path()), Some(SystemIdentifier(42)));
+    }
 }

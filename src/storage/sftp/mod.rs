@@ -140,12 +140,12 @@ impl Sftp {
         let open = Request::Open { path: directory, mode: Mode::Read };
         let [removed, opened] = connection.ask([Request::Remove { path: &path }, open], &waiting)?;
         let handle = opened.handle().ok();
-        let is_missing = match removed.done() {
-            Ok(()) => false,
-            Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => true,
+        match removed.done() {
+            Ok(()) => {}
+            Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => {}
             Err(failure) => return Err(self.explain(&connection, failure, directory, 0, &waiting)),
-        };
-        let sync = handle.as_ref().filter(|_| connection.can_sync() && !is_missing);
+        }
+        let sync = handle.as_ref().filter(|_| connection.can_sync());
         let sync: Vec<_> = sync.into_iter().map(|handle| Request::Fsync { handle }).collect();
         // While it is open, a directory can be removed and synced as well.
         let synced = self.ask_and_remove_empty(&connection, &sync, directory, &waiting);

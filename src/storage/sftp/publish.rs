@@ -170,6 +170,7 @@ impl SftpUpload {
             let open = Request::Open { path: &self.target, mode: Mode::Read };
             match connection.handle(open, waiting) {
                 Ok(handle) => {
+                    // Whoever published it has done this; not whoever copied it there by hand.
                     let requests = [Request::Fsync { handle: &handle }, Request::Close { handle: &handle }];
                     let [synced, _] = connection.ask(requests, waiting)?;
                     synced_directory(synced)?;

@@ -58,7 +58,7 @@ pub struct Disk<'a> {
 }
 
 /// What is found after the power came back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Found {
     pub inode: Inode,
     pub length_bytes: u64,
@@ -83,6 +83,14 @@ impl<'a> Disk<'a> {
 
     pub fn undecided(&self) -> usize {
         self.undecided.len()
+    }
+
+    /// Whether a power failure would leave the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.undecided == other.undecided
+            && self.synced == other.synced
+            && self.written == other.written
+            && self.durable == other.durable
     }
 
     pub fn take(&mut self, step: &Step) {

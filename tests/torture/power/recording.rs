@@ -55,12 +55,17 @@ pub struct Recording {
     pub nodes: Vec<Node>,
     /// The names before the first step; all of them are durable.
     pub before: BTreeMap<Inode, BTreeMap<String, Inode>>,
+    pub before_paths: BTreeMap<PathBuf, Inode>,
     pub steps: Vec<Step>,
     root: PathBuf,
     /// The names after the last step.
     pub after: BTreeMap<Inode, BTreeMap<String, Inode>>,
     /// What must never be lost again, and from how many steps on.
     pub acknowledged: BTreeMap<PathBuf, usize>,
+    /// What a server was told to be flushed, in order: after how many steps, and up to which LSN.
+    flushed: Vec<(usize, u64)>,
+    /// How many steps were taken when each run ended well.
+    pub ended: Vec<usize>,
     /// What each process has open under its numbers.
     open: BTreeMap<(u32, i64), Inode>,
 }
@@ -82,14 +87,18 @@ impl Recording {
         let mut recording = Self {
             nodes: Vec::new(),
             before: BTreeMap::new(),
+            before_paths: BTreeMap::new(),
             steps: Vec::new(),
             root: root.to_owned(),
             after: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            flushed: Vec::new(),
+            ended: Vec::new(),
             open: BTreeMap::new(),
         };
         recording.take_in(root, PathBuf::new());
         recording.before = recording.after.clone();
+        recording.before_paths = recording.paths(&recording.before);
         recording
     }
 
@@ -122,12 +131,16 @@ impl Recording {
 
     fn follow_call(&mut self, call: &Call, process: u32, seen_as: &Path) {
         let paths: Vec<_> = match call.name.as_str() {
-            "write" | "pwrite64" => Vec::new(),
+            "write" | "pwrite64" | "sendto" => Vec::new(),
             _ => call.strings().iter().map(|path| self.split(path, seen_as)).collect(),
         };
         let words = call.words();
         let descriptor = || words[0].parse::<i64>().ok().map(|number| (process, number));
         match (call.name.as_str(), &paths[..]) {
+            // A file without a name goes with its process.
+            ("open" | "openat", [Some(_)]) if call.arguments.contains("O_TMPFILE") => {
+                self.open.remove(&(process, call.result));
+            }
             ("open" | "openat", [Some(path)]) => self.opened(path, &call.arguments, (process, call.result)),
             ("open" | "openat", _) => drop(self.open.remove(&(process, call.result))),
             ("close", _) => drop(descriptor().and_then(|number| self.open.remove(&number))),
@@ -141,6 +154,10 @@ impl Recording {
                 if let Some(&file) = descriptor().and_then(|number| self.open.get(&number)) {
                     self.wrote(file, call);
                 }
+            }
+            ("sendto", _) => {
+                let told = call.strings().first().and_then(|message| flushed_in(message));
+                self.flushed.extend(told.map(|lsn| (self.steps.len(), lsn)));
             }
             ("fsync" | "fdatasync", _) => {
                 let synced = descriptor().and_then(|number| self.open.get(&number));
@@ -231,6 +248,18 @@ impl Recording {
         self.steps.push(Step::Write { file, bytes });
     }
 
+    /// Nothing that is there in the end may ever have been lost.
+    pub fn keeps_what_is_left(&mut self) {
+        let kept = self.paths(&self.after);
+        self.acknowledged.extend(kept.into_keys().map(|path| (path, 0)));
+    }
+
+    /// Up to where a server was told that WAL is flushed, by so many steps.
+    pub fn flushed_up_to(&self, after: usize) -> u64 {
+        let told = self.flushed.iter().take_while(|(since, _)| *since <= after);
+        told.map(|(_, lsn)| *lsn).max().unwrap_or(0)
+    }
+
     /// Files that are still there tell themselves what was written to them.
     fn look_at_content(&mut self) {
         let named: Vec<(Inode, PathBuf)> =
@@ -258,4 +287,12 @@ impl Recording {
         }
         found
     }
+}
+
+/// Reads a standby's status update (`r`): CopyData with the LSNs up to which WAL is written, flushed and applied, a time,
+/// and whether an answer is wanted.
+fn flushed_in(message: &[u8]) -> Option<u64> {
+    let body = message.strip_prefix(b"d\0\0\0\x26r")?;
+    let flushed = body.get(8..16).filter(|_| message.len() == 39)?;
+    Some(u64::from_be_bytes(flushed.try_into().expect("eight bytes")))
 }
