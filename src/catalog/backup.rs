@@ -169,21 +169,23 @@ impl BackupInfo {
     }
 
     /// Reads the record found in the directory of that name.
-    pub fn from_toml(text: &str, directory: BackupName) -> Result<Self, RecordError> {
-        if text.len() > MAX_BYTES {
-            return Err(RecordError::TooLong { size_bytes: text.len() });
+    pub fn from_toml(stored: &[u8], directory: BackupName) -> Result<Self, RecordError> {
+        if stored.len() > MAX_BYTES {
+            return Err(RecordError::TooLong { size_bytes: stored.len() });
         }
-        let malformed = |error: toml::de::Error| RecordError::malformed(text, &error);
-        let FormatOnly { format } = toml::from_str(text).map_err(malformed)?;
+        // What is not UTF-8 is not as it was written, and may be TOML all the same.
+        let text = String::from_utf8_lossy(stored);
+        let malformed = |error: toml::de::Error| RecordError::malformed(&text, &error);
+        let FormatOnly { format } = toml::from_str(&text).map_err(malformed)?;
         if format != FORMAT {
             return Err(RecordError::UnknownFormat { format });
         }
-        let info: Self = toml::from_str(text).map_err(malformed)?;
+        let info: Self = toml::from_str(&text).map_err(malformed)?;
         if info.name != directory {
             return Err(RecordError::OtherBackup { directory, found: info.name });
         }
         info.check()?;
-        match digest_line::check(text.as_bytes()) {
+        match digest_line::check(stored) {
             // The first repositories have records without.
             Checked::Whole(_) | Checked::WithoutDigest => Ok(info),
             Checked::Altered { sha256 } => Err(RecordError::Altered { sha256 }),
@@ -293,7 +295,7 @@ location = "/srv/fast disk"
     }
 
     fn read(text: &str) -> Result<BackupInfo, RecordError> {
-        BackupInfo::from_toml(text, directory())
+        BackupInfo::from_toml(text.as_bytes(), directory())
     }
 
     /// The message for the record with one change made to it.
@@ -337,7 +339,7 @@ location = "/srv/fast disk"
         for (at, bit) in (0..RECORD.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
             let mut bytes = RECORD.as_bytes().to_vec();
             bytes[at] ^= 1 << bit;
-            assert!(read(&String::from_utf8_lossy(&bytes)).is_err(), "bit {bit} of byte {at}");
+            assert!(BackupInfo::from_toml(&bytes, directory()).is_err(), "bit {bit} of byte {at}");
         }
         let message = refusal("0/3000100", "0/3000101");
         assert!(message.contains("is not as it was written"), "{message}");

@@ -88,8 +88,7 @@ impl Repository {
             Err(Error::Damaged { .. }) => {
                 Ok(Some(Err(RecordError::TooLong { size_bytes: backup::MAX_BYTES + 1 })))
             }
-            // What is not UTF-8 is not TOML either, and is told so.
-            read => Ok(Some(BackupInfo::from_toml(&String::from_utf8_lossy(&read?), name))),
+            read => Ok(Some(BackupInfo::from_toml(&read?, name))),
         }
     }
 

@@ -9,12 +9,16 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::{Error, Repository, Result, layout};
+use crate::digest_line::{self, Checked};
 use crate::pg::{SegmentPart, SystemIdentifier, Timeline, WalFileName};
 use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers};
 use crate::storage::{self, ErrorKind};
 
 /// How much is compared at a time.
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
+
+/// What is longer is no history and no note.
+const TEXT_SIZE_MAX_BYTES: u64 = 1 << 20;
 
 /// No WAL file is larger than the largest segment.
 pub const FILE_SIZE_MAX_BYTES: u64 = 1 << 30;
@@ -40,11 +44,24 @@ pub enum Missing {
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
     File(&'a File),
-    /// A part of a segment's file, which may grow behind it meanwhile.
+    /// A part of a file, which may grow behind it meanwhile.
     Part(&'a File, SegmentPart),
 }
 
 impl<'a> Content<'a> {
+    /// What is to be stored of `file`: all of it. But a text that was put back by hand from a repository still has the
+    /// line that vouches for it there, and that is no part of the text.
+    pub(super) fn of(file: &'a File, codec: Codec) -> io::Result<Self> {
+        let mut text = Vec::new();
+        if codec == Codec::Text {
+            FileReader { file, offset: 0 }.take(TEXT_SIZE_MAX_BYTES).read_to_end(&mut text)?;
+        }
+        Ok(match digest_line::check(&text) {
+            Checked::Whole(lines) => Self::Part(file, SegmentPart { begin: 0, end: lines.len() as u64 }),
+            Checked::WithoutDigest | Checked::Altered { .. } => Self::File(file),
+        })
+    }
+
     fn reader(self) -> Box<dyn Read + 'a> {
         match self {
             Self::File(file) => Box::new(FileReader { file, offset: 0 }),
@@ -125,7 +142,9 @@ impl Repository {
         self.ensure_exists()?;
         self.must_know(system)?;
         if let Some((key, codec)) = self.find_wal(system, name)? {
-            if let Some(stored) = self.settle(&key, codec, Content::File(source), workers)? {
+            let failed_source = |error| Error::Source { what: key.clone(), source: error };
+            let content = Content::of(source, codec).map_err(failed_source)?;
+            if let Some(stored) = self.settle(&key, codec, content, workers)? {
                 return Ok(stored);
             }
             tracing::warn!("{key} in repository {} cannot be read back and is replaced", self.name());
@@ -262,7 +281,8 @@ impl Repository {
         source: &File,
         workers: &Arc<Workers>,
     ) -> Result<Comparison> {
-        self.compare(key, codec, Content::File(source), workers)
+        let failed_source = |error| Error::Source { what: key.to_owned(), source: error };
+        self.compare(key, codec, Content::of(source, codec).map_err(failed_source)?, workers)
     }
 
     fn compare(
@@ -387,6 +407,36 @@ mod tests {
             }
             assert!(readers.iter().all(|(_, read)| *read == bytes));
         }
+    }
+
+    #[test]
+    fn a_text_that_came_from_a_repository_is_the_text_that_went_there() {
+        let workers = Arc::new(Workers::new(1).unwrap());
+        let repository = Repository::new("disk", Arc::new(Memory::default()), Distance::Near);
+        let name = WalFileName::parse("00000002.history").unwrap();
+        let lines = b"1\t0/3000000\tno recovery target specified\n";
+        let push = |text: &[u8]| {
+            let mut source = tempfile::tempfile().unwrap();
+            source.write_all(text).unwrap();
+            repository.store_wal(SystemIdentifier(42), &name, &source, Compression::default(), &workers)
+        };
+        assert_eq!(push(lines).unwrap(), Stored::New);
+        let mut stored = Vec::new();
+        let key = layout::wal_file(SystemIdentifier(42), &name, Codec::Text);
+        repository.open(&key).unwrap().read_to_end(&mut stored).unwrap();
+        assert_eq!(stored, [&lines[..], digest_line::of(lines).as_bytes()].concat());
+        for again in [&lines[..], &stored] {
+            assert_eq!(push(again).unwrap(), Stored::Already);
+        }
+        assert!(matches!(push(b"1\t0/4000000\tanother\n"), Err(Error::Conflict { .. })));
+        let (_, mut archive) = repository.open_wal(SystemIdentifier(42), &name, &workers).unwrap().unwrap();
+        let mut read = Vec::new();
+        archive.read_to_end(&mut read).unwrap();
+        assert_eq!(read, lines);
+        assert_eq!(
+            repository.history(SystemIdentifier(42), name.timeline(), Codec::Text).unwrap().unwrap(),
+            lines
+        );
     }
 
     #[test]

@@ -283,7 +283,7 @@ impl<'a> Forgery<'a> {
         let name = repository.the_backup();
         let directory = repository.backup(&name);
         let text = fs::read_to_string(directory.join("backup_info.toml")).unwrap();
-        let info = BackupInfo::from_toml(&text, name.parse().unwrap()).unwrap();
+        let info = BackupInfo::from_toml(text.as_bytes(), name.parse().unwrap()).unwrap();
         let manifest = fs::read(directory.join("backup_manifest")).unwrap();
         let mut forgery = Self { site, directory, info, manifest };
         forge(&mut forgery);
