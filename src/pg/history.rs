@@ -4,7 +4,7 @@
 //! `tliSwitchPoint`). `0000000A.history` describes timeline 10:
 //!
 //! ```text
-//! file     = { line "\n" }
+//! file     = { line "\n" }                 the last line break, which PostgreSQL always writes, is asked for
 //! line     = blank | "#" anything | ancestor
 //! ancestor = timeline whitespace switch-point [ whitespace reason ]
 //! ```
@@ -70,6 +70,9 @@ pub enum HistoryError {
     #[error("line {line} of the history of timeline {timeline} names timeline {found} as its ancestor")]
     NotOlder { timeline: Timeline, line: usize, found: Timeline },
 
+    #[error("the history of timeline {timeline} is cut short: its last line does not end")]
+    CutShort { timeline: Timeline },
+
     /// PostgreSQL would take it for a timeline that grew from nothing; it is what a torn file looks like.
     #[error("the history of timeline {timeline} names no ancestor")]
     NoAncestor { timeline: Timeline },
@@ -95,6 +98,7 @@ impl TimelineHistory {
         }
         match history.ancestors.is_empty() && timeline != Timeline::FIRST {
             true => Err(HistoryError::NoAncestor { timeline }),
+            false if !bytes.is_empty() && !bytes.ends_with(b"\n") => Err(HistoryError::CutShort { timeline }),
             false => Ok(history),
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
+use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
 use crate::site;
@@ -119,7 +120,10 @@ fn a_zstd_archive_is_frames_of_at_most_4_mib_and_ends_with_their_seek_table() {
         assert_eq!(content.len(), size, "the frame at {start} stands alone");
         start += compressed_size;
     }
-    assert_eq!(start, bytes.len() - seek_table_size(&bytes), "the table covers the archive");
+    // Between the frames and the table, in a frame that decoders pass over: the SHA-256 of what is before it.
+    let trailer = &bytes[start..bytes.len() - seek_table_size(&bytes)];
+    let digest = Sha256::digest(&bytes[..start]);
+    assert_eq!(trailer, [&b"\x5D\x2A\x4D\x18\x28\0\0\0pgbak256"[..], &digest].concat());
 }
 
 /// Reads the seek table at the end of `archive`: compressed and plain size of each frame. Follows `contrib/seekable_format/
