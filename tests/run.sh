@@ -65,6 +65,8 @@ case ${1:-} in
     more=(torture_the_private)
     ;;
 esac
+# Most tests wait for servers most of the time.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$scratch/output" || status=$?
 "${more[@]:-true}" 2>&1 | tee -a "$scratch/output" || status=$?
 

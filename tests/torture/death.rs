@@ -4,11 +4,16 @@
 //! not made. After each death everything that was acknowledged is there, everything that has a name is whole, and the
 //! next run goes through without help.
 
+use std::iter;
+
 use super::campaign::Campaign;
 use super::deed::{Command, Deed};
 use super::{length, strace};
 
 const KILLED: i32 = 128 + 9;
+
+/// In full.
+const DEATHS_MIN: usize = 200;
 
 fn dies_everywhere(deed: &mut Deed<'_>) {
     if !strace::is_permitted(deed.site.identity()) {
@@ -20,7 +25,10 @@ fn dies_everywhere(deed: &mut Deed<'_>) {
     let log = site.fresh("home/trace");
     let recorded = site.call_under(&strace::recording(&log, strace::CHANGES), &arguments);
     deed.assert_law(&recorded.expect("strace was looked for").run().succeeds());
-    let points = campaign.some_of(strace::changes(&strace::read(&log)), length::of(8, 300));
+    let points = strace::changes(&strace::read(&log));
+    // The threads of a run get on otherwise each time, so that a call again is another moment.
+    let again = length::of(1, DEATHS_MIN.div_ceil(points.len()));
+    let points = campaign.some_of(iter::repeat_n(points, again).flatten().collect(), length::of(8, 300));
     let (count, mut killed) = (points.len(), 0);
     for point in points {
         let arguments = deed.prepare();
