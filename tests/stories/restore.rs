@@ -368,15 +368,20 @@ fn delta_brings_a_crashed_cluster_back_in_its_own_directory() {
     assert_eq!(site.cluster().sql("SELECT count(*) FROM t"), "2");
 }
 
-#[test]
-fn a_restore_killed_in_the_middle_cannot_be_started_and_can_be_repeated() {
-    let site = site!();
+/// Says where to restore it.
+fn back_up_what_takes_a_while_to_restore(site: &Site) -> PathBuf {
     site.cluster().sql(
         "CREATE TABLE t AS SELECT md5(random()::text) || id AS text FROM generate_series(1, 400000) AS id",
     );
     site.pgbak("base-backup --compression zstd:1").succeeds();
     site.wait_until_archived();
-    let directory = site.fresh("restored");
+    site.fresh("restored")
+}
+
+#[test]
+fn a_restore_killed_in_the_middle_cannot_be_started_and_can_be_repeated() {
+    let site = site!();
+    let directory = back_up_what_takes_a_while_to_restore(&site);
     let arguments = format!("restore -D {}", directory.display());
     let mut running = site.call(&arguments).start();
     wait_until("the restore to be under way", || running.has_ended() || directory.join("base").exists());
@@ -400,12 +405,7 @@ fn a_restore_killed_in_the_middle_cannot_be_started_and_can_be_repeated() {
 #[test]
 fn an_interrupted_restore_says_so_and_can_be_repeated() {
     let site = site!();
-    site.cluster().sql(
-        "CREATE TABLE t AS SELECT md5(random()::text) || id AS text FROM generate_series(1, 400000) AS id",
-    );
-    site.pgbak("base-backup --compression zstd:1").succeeds();
-    site.wait_until_archived();
-    let directory = site.fresh("restored");
+    let directory = back_up_what_takes_a_while_to_restore(&site);
     let arguments = format!("restore -D {} --delta", directory.display());
     for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
         let mut running = site.call(&arguments).start();

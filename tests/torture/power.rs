@@ -28,7 +28,7 @@ use rustix::process::Signal;
 
 use self::failure::assert_survives;
 use self::mutants::{Purpose, assert_no_sync_is_idle};
-use self::real::{real_disks, some_real_disks};
+use self::real::real_disks;
 use self::recording::{Descriptors, Recording};
 use super::campaign::Campaign;
 use super::length;
@@ -90,7 +90,7 @@ fn a_base_backup_survives_a_power_failure_at_any_step() {
     assert!(recording.acknowledged.len() >= 2 * 5, "{:?}", recording.acknowledged);
     let looked_at = assert_survives(&recording, &mut campaign, law::of_repositories);
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_repositories, &PUBLISHING);
-    let real = real_disks(&recording, &mut campaign, &site, &root, &mut |_| {
+    let real = real_disks(length::of(5, 150), &recording, &mut campaign, &site, &root, &mut |_| {
         assert_whole(&site);
         site.pgbak("base-backup").succeeds();
         assert_whole(&site);
@@ -125,7 +125,7 @@ fn archived_wal_survives_a_power_failure_at_any_step() {
     };
     assert!(segments.iter().all(twice), "{:?}", recording.acknowledged);
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_repositories, &PUBLISHING);
-    let real = real_disks(&recording, &mut campaign, &site, &root, &mut |_| {
+    let real = real_disks(length::of(5, 150), &recording, &mut campaign, &site, &root, &mut |_| {
         assert_whole(&site);
         segments.iter().for_each(|name| drop(site.pgbak(&scene::push(&site, name)).succeeds()));
         site.pgbak("wal-sync").succeeds();
@@ -206,7 +206,7 @@ fn a_prune_survives_a_power_failure_at_any_step() {
     let looked_at = assert_survives(&recording, &mut campaign, law::of_repositories);
     // What it is all about: the record is gone for good before the first byte of the data goes.
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_repositories, &[Purpose::Removal]);
-    let real = real_disks(&recording, &mut campaign, &site, &root, &mut |_| {
+    let real = real_disks(length::of(5, 150), &recording, &mut campaign, &site, &root, &mut |_| {
         assert_whole(&site);
         site.pgbak("prune").succeeds();
         assert_whole(&site);
@@ -278,7 +278,7 @@ fn restores(name: &str, options: &str, vital: &[Purpose], prepare: &dyn Fn(&Site
     record(&site, &mut recording, &place, &format!("{restore} {options}"));
     let looked_at = assert_survives(&recording, &mut campaign, law::of_restore);
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_restore, vital);
-    let real = some_real_disks(length::of(2, 40), &recording, &mut campaign, &site, &place, &mut |_| {
+    let real = real_disks(length::of(2, 40), &recording, &mut campaign, &site, &place, &mut |_| {
         scene::assert_restored(&site, &directory, &site.pgbak(&format!("{restore} --delta")).succeeds());
     });
     campaign.end(&format!("{looked_at} disks, {real} of them real, 0 that start and are not whole; {syncs}"));
@@ -395,7 +395,7 @@ fn what_the_server_was_told_to_be_flushed_survives_a_power_failure_at_any_step()
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_streaming, &vital);
     let restored = Cell::new(0);
     let count = length::of(2, 60);
-    let real = some_real_disks(count, &recording, &mut campaign, &site, &root, &mut |after| {
+    let real = real_disks(count, &recording, &mut campaign, &site, &root, &mut |after| {
         assert_whole(&site);
         // The server may be lost together with the power; nor is the state directory there any more.
         let repositories = site.repositories().iter().take(law::STREAMED_TO.len());
@@ -463,7 +463,7 @@ fn what_pgbak_remembers_may_be_torn_and_known_damage_stays_known() {
     }
     let looked_at = assert_survives(&recording, &mut campaign, law::of_proofs);
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_proofs, &[Purpose::Content]);
-    let real = some_real_disks(length::of(2, 40), &recording, &mut campaign, &site, &root, &mut |_| {
+    let real = real_disks(length::of(2, 40), &recording, &mut campaign, &site, &root, &mut |_| {
         site.pgbak("status").stdout_has(&damaged);
         let segment = scene::new_segment(&site);
         site.pgbak(&scene::push(&site, &segment)).succeeds();

@@ -322,6 +322,9 @@ impl Fetches {
             Ok(bytes) => assert_same(site, name, &bytes, &self.destination),
             Err(_) => assert_ne!(outcome.code, 0, "{outcome}"),
         }
+        let beside = fs::read_dir(self.destination.parent().unwrap()).unwrap();
+        let names: Vec<_> = beside.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(!names.iter().any(|name| name.starts_with("RECOVERYXLOG.")), "{names:?} is left\n{outcome}");
     }
 }
 

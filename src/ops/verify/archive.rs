@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 
-use super::lanes::{Reading, Stop};
+use super::lanes::{Counted, Reading, Stop};
 use super::problem::{Problem, Subject};
 use crate::catalog::BackupInfo;
 use crate::catalog::backup::StoredFile;
@@ -18,7 +18,7 @@ use crate::pg::manifest::{self, ManifestError};
 use crate::pg::wal_page::{Expected, PageCheck};
 use crate::pg::{SegmentName, WalFileName};
 use crate::pipe::tar::{EntryHeader, EntryKind, Event, Scanner};
-use crate::pipe::{self, Codec, Digester, StoredDigest};
+use crate::pipe::{self, ArchiveReader, Codec, Digester, StoredDigest};
 use crate::repo::layout::{self, ArchiveContent};
 
 /// What kind of archive a file of a backup is; `None` for one that is no archive.
@@ -35,10 +35,23 @@ pub fn content_of(file_name: &str) -> Option<(ArchiveContent, Codec)> {
 pub fn check_file(reading: &Reading<'_>, backup: &BackupInfo, file_name: &str) -> Result<Vec<Problem>, Stop> {
     let file = backup.files.iter().find(|file| file.name == file_name);
     let file = file.expect("a task names a file of its backup's record");
-    match content_of(file_name) {
-        Some((ArchiveContent::Wal, codec)) => check_wal_archive(reading, backup, file, codec),
-        Some((_, codec)) => check_frames(reading, backup, file, codec),
-        None => check_plain(reading, backup, file),
+    let key = layout::backup_file(backup.name, &file.name);
+    let subject = Subject::Backup(backup.name);
+    let object = match reading.open(&key, &subject)? {
+        Ok(object) => object,
+        Err(problem) => return Ok(vec![problem]),
+    };
+    let Some((content, codec)) = content_of(file_name) else {
+        return check_plain(reading, file, &key, subject, object);
+    };
+    let archive = reading.archive(codec, object, Some(recorded_digest(file)));
+    let checked = match content {
+        ArchiveContent::Wal => check_wal_archive(archive, backup, &key),
+        ArchiveContent::Base | ArchiveContent::Tablespace(_) => check_frames(archive).map(|()| Vec::new()),
+    };
+    match checked {
+        Ok(problems) => Ok(problems),
+        Err(error) => Ok(vec![reading.failed(&key, &subject, error)?]),
     }
 }
 
@@ -47,46 +60,9 @@ pub fn recorded_digest(file: &StoredFile) -> StoredDigest {
     StoredDigest { size_bytes: file.size_bytes, sha256 }
 }
 
-/// An archive of a backup, about to be checked against its record.
-struct Archive<'r> {
-    key: String,
-    subject: Subject,
-    frames: pipe::ArchiveReader<'r>,
-}
-
-impl<'r> Archive<'r> {
-    fn open(
-        reading: &'r Reading<'_>,
-        backup: &BackupInfo,
-        file: &StoredFile,
-        codec: Codec,
-    ) -> Result<Result<Self, Problem>, Stop> {
-        let key = layout::backup_file(backup.name, &file.name);
-        let subject = Subject::Backup(backup.name);
-        Ok(reading.open(&key, &subject)?.map(|object| {
-            let frames = reading.archive(codec, object, Some(recorded_digest(file)));
-            Self { key, subject, frames }
-        }))
-    }
-}
-
-fn check_frames(
-    reading: &Reading<'_>,
-    backup: &BackupInfo,
-    file: &StoredFile,
-    codec: Codec,
-) -> Result<Vec<Problem>, Stop> {
-    let Archive { key, subject, mut frames } = match Archive::open(reading, backup, file, codec)? {
-        Ok(archive) => archive,
-        Err(problem) => return Ok(vec![problem]),
-    };
-    loop {
-        match frames.next_frame() {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(Vec::new()),
-            Err(error) => return Ok(vec![reading.failed(&key, &subject, error)?]),
-        }
-    }
+fn check_frames(mut archive: ArchiveReader<'_>) -> Result<(), pipe::Error> {
+    while archive.next_frame()?.is_some() {}
+    Ok(())
 }
 
 /// Digests what it reads.
@@ -104,13 +80,13 @@ impl<R: Read> Read for Digesting<R> {
 }
 
 /// The manifest, and whatever later versions may store.
-fn check_plain(reading: &Reading<'_>, backup: &BackupInfo, file: &StoredFile) -> Result<Vec<Problem>, Stop> {
-    let key = layout::backup_file(backup.name, &file.name);
-    let subject = Subject::Backup(backup.name);
-    let object = match reading.open(&key, &subject)? {
-        Ok(object) => object,
-        Err(problem) => return Ok(vec![problem]),
-    };
+fn check_plain(
+    reading: &Reading<'_>,
+    file: &StoredFile,
+    key: &str,
+    subject: Subject,
+    object: Counted<'_>,
+) -> Result<Vec<Problem>, Stop> {
     let mut object = Digesting { inner: object, digester: Digester::default() };
     let is_manifest = file.name == layout::MANIFEST;
     let parsed = match is_manifest {
@@ -118,12 +94,12 @@ fn check_plain(reading: &Reading<'_>, backup: &BackupInfo, file: &StoredFile) ->
         false => Ok(()),
     };
     if let Err(error) = io::copy(&mut object, &mut io::sink()) {
-        return Ok(vec![reading.failed_to_read(&key, &subject, error)?]);
+        return Ok(vec![reading.failed_to_read(key, &subject, error)?]);
     }
     let (found, expected) = (object.digester.finish(), recorded_digest(file));
     Ok(match parsed {
-        _ if found != expected => vec![different(&key, subject, found, expected)],
-        Err(error) => vec![Problem::new("manifest-damaged", &key, subject, error.to_string())],
+        _ if found != expected => vec![different(key, subject, found, expected)],
+        Err(error) => vec![Problem::new("manifest-damaged", key, subject, error.to_string())],
         Ok(()) => Vec::new(),
     })
 }
@@ -137,33 +113,18 @@ fn different(key: &str, subject: Subject, found: StoredDigest, expected: StoredD
 }
 
 /// The WAL that makes the backup consistent: that it is all there, from start to stop, and is what it should be.
-pub fn check_wal_archive(
-    reading: &Reading<'_>,
+fn check_wal_archive(
+    mut archive: ArchiveReader<'_>,
     backup: &BackupInfo,
-    file: &StoredFile,
-    codec: Codec,
-) -> Result<Vec<Problem>, Stop> {
-    let Archive { key, subject, mut frames } = match Archive::open(reading, backup, file, codec)? {
-        Ok(archive) => archive,
-        Err(problem) => return Ok(vec![problem]),
-    };
+    key: &str,
+) -> Result<Vec<Problem>, pipe::Error> {
     let mut scanner = Scanner::default();
-    let mut walk =
-        WalWalk { backup, key: &key, segments: BTreeSet::new(), entry: None, problems: Vec::new() };
-    let walked = loop {
-        let frame = match frames.next_frame() {
-            Ok(Some(frame)) => frame,
-            Ok(None) => break scanner.finish().map(drop).map_err(pipe::Error::from),
-            Err(error) => break Err(error),
-        };
-        if let Err(error) = walk.feed(&mut scanner, &frame) {
-            break Err(error);
-        }
-    };
-    match walked {
-        Ok(()) => Ok(walk.finish()),
-        Err(error) => Ok(vec![reading.failed(&key, &subject, error)?]),
+    let mut walk = WalWalk { backup, key, segments: BTreeSet::new(), entry: None, problems: Vec::new() };
+    while let Some(frame) = archive.next_frame()? {
+        walk.feed(&mut scanner, &frame)?;
     }
+    scanner.finish()?;
+    Ok(walk.finish())
 }
 
 /// The files of the WAL's archive, one after the other.

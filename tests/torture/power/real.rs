@@ -5,27 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::super::campaign::Campaign;
-use super::super::length;
 use super::UNFINISHED;
 use super::disk::Tree;
 use super::failure::some_disks;
 use super::recording::Recording;
 use crate::support::{Identity, Site};
 
-/// Makes some of the disks that a power failure leaves real, in the place of `root`; on each, `next` must go well. It is
-/// told how many steps were taken before the power failed.
+/// Makes `count` of the disks that a power failure leaves real, in the place of `root`; on each, `next` must go well. It
+/// is told how many steps were taken before the power failed.
 pub fn real_disks(
-    recording: &Recording,
-    campaign: &mut Campaign,
-    site: &Site,
-    root: &Path,
-    next: &mut dyn FnMut(usize),
-) -> usize {
-    some_real_disks(length::of(5, 150), recording, campaign, site, root, next)
-}
-
-/// The same for `count` of them.
-pub fn some_real_disks(
     count: usize,
     recording: &Recording,
     campaign: &mut Campaign,
