@@ -29,11 +29,11 @@ pub use identity::Identity;
 pub use installation::{Installation, skip};
 pub use outcome::{Outcome, Running};
 pub use pair::Pair;
-pub use process::wait_until;
+pub use process::{wait_for, wait_until};
 pub use proxy::{Direction, Ending, Proxy};
 pub use repository::Repository;
 pub use site::{Call, Site, SiteBuilder};
-pub use sshd::{Account as SshAccount, KeyType, Sshd};
+pub use sshd::{Account as SshAccount, KeyType, Sshd, has_separate_sftp_server};
 pub use workload::{Account, Workload};
 
 /// A [`Site`], made to order: `site!()`, `site!(repositories(2), initdb("--wal-segsize=1"))`.

@@ -442,10 +442,16 @@ fn has_shell(shell: &str) -> bool {
     !["", "/bin/false"].contains(&shell) && !shell.ends_with("/nologin")
 }
 
-/// OpenSSH's own server program, as Debian's configuration names it; else the one that is built into sshd.
+/// OpenSSH's own server program, as Debian's configuration names it.
+const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
+
+/// Whether the account has a server program of its own, and not the one that is built into sshd.
+pub fn has_separate_sftp_server() -> bool {
+    Path::new(SFTP_SERVER).exists()
+}
+
 fn sftp_server() -> &'static str {
-    let separate = "/usr/lib/openssh/sftp-server";
-    if Path::new(separate).exists() { separate } else { "internal-sftp" }
+    if has_separate_sftp_server() { SFTP_SERVER } else { "internal-sftp" }
 }
 
 fn program(name: &str) -> Option<PathBuf> {

@@ -12,7 +12,9 @@ use super::deed::{Command, Deed};
 use super::interposer::{Interposer, Orders};
 use super::strace::{self, Call, Point};
 use super::{length, scene};
-use crate::support::{Identity, Outcome, Site, SmallDisk, SshAccount, Sshd, skip};
+use crate::support::{
+    Identity, Outcome, Site, SmallDisk, SshAccount, Sshd, has_separate_sftp_server, skip, wait_for,
+};
 
 /// What the kernel may say; the second tells whether it is an error at all, or only a call to be made again.
 const ERRORS: [(&str, bool); 4] = [("ENOSPC", true), ("EIO", true), ("EDQUOT", true), ("EINTR", false)];
@@ -144,6 +146,10 @@ fn the_space_ends_anywhere_in_what_is_written() {
 /// The server's disk fails under sftp-server, or moves fewer bytes than asked; what is said there arrives here.
 #[test]
 fn the_disk_of_the_server_fails_at_any_call() {
+    if !has_separate_sftp_server() {
+        skip("sftp-server is built into sshd here, and starts without a library of ours");
+        return;
+    }
     let identity = Identity::ordinary();
     let Some(interposer) = Interposer::build(&identity) else { return };
     let environment = format!("SetEnv {}", interposer.environment().join(" "));
@@ -179,11 +185,11 @@ fn the_disk_of_the_server_fails_at_any_call() {
             outcome.code == 0
         };
         assert!(run_with(&Orders::Nothing));
-        let counts = interposer.take_counts();
-        if counts.is_empty() {
-            skip("sftp-server is built into sshd here, and starts without a library of ours");
-            return;
-        }
+        // It says so when it ends, and that is after pgbak has.
+        let counts = wait_for("sftp-server to say what it has called", || {
+            let counts = interposer.take_counts();
+            (!counts.is_empty()).then_some(counts)
+        });
         let points = counts
             .iter()
             .flat_map(|(call, (most, _))| (1..=*most).map(|nth| Point { call: call.clone(), nth }));

@@ -1,11 +1,14 @@
 //! Every call that moves bytes may move fewer than it was asked to, or be interrupted before it moves any: files,
 //! pipes and sockets alike. No command so much as notices.
 
+use std::thread;
+use std::time::Duration;
+
 use super::campaign::Campaign;
 use super::deed::{Command, Deed};
 use super::interposer::{Interposer, Orders};
 use super::{length, scene};
-use crate::support::{Identity, SshAccount, Sshd};
+use crate::support::{Direction, Identity, SshAccount, Sshd, wait_until};
 
 fn goes_through(deed: &mut Deed<'_>) {
     let Some(interposer) = Interposer::build(deed.site.identity()) else { return };
@@ -50,6 +53,29 @@ fn every_command_goes_through_with_short_calls() {
     scene::archive_all(&pair.site);
     pair.repair();
     pair.assert_both_restore(&account);
+}
+
+/// Half a keep-alive would stand before everything that is sent after it, for ever.
+#[test]
+fn a_keep_alive_that_is_cut_short_costs_a_session_and_nothing_else() {
+    let Some(sshd) = Sshd::start(&Identity::ordinary(), SshAccount::Shell) else { return };
+    let Some(pair) = scene::build_pair(sshd) else { return };
+    let Some(interposer) = Interposer::build(pair.site.identity()) else { return };
+    let tool: Vec<String> = ["env".to_owned()].into_iter().chain(interposer.environment()).collect();
+    let mut campaign = Campaign::begin("short/keep-alive");
+    let rounds = length::of(2, 30);
+    for _ in 0..rounds {
+        interposer.order("pgbak", &Orders::Shorten { seed: campaign.number(), one_in: 2 });
+        pair.proxy.stall_one_way_after(100_000, Direction::Down);
+        let mut running = pair.site.call_under(&tool, "base-backup").expect("env is everywhere").start();
+        wait_until("the answers to be held up", || running.has_ended() || pair.proxy.is_stalled());
+        // Time itself is the condition: a reply is late after a second.
+        thread::sleep(Duration::from_secs(3));
+        pair.proxy.heal();
+        running.finish().succeeds();
+    }
+    scene::assert_whole(&pair.site);
+    campaign.end(&format!("{rounds} rounds, {} calls shortened", interposer.take_counts()["shortened"].1));
 }
 
 #[test]

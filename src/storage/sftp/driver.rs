@@ -346,11 +346,41 @@ impl Driver {
                 return Err(format!("the server has been silent for {} s", limit.as_secs()));
             }
         }
-        if !self.quiet.is_zero() && self.sending.is_none() {
-            // It sends no more often than it was told to. What is being sent must not be mixed with it.
-            let _ = self.session.keepalive_send();
+        // What is being sent must not be mixed with it.
+        match !self.quiet.is_zero() && self.sending.is_none() {
+            true => self.ask_for_life(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Sends SSH's keep-alive, no more often than libssh2 was told to.
+    ///
+    /// Of one that the socket took in part libssh2 forgets the rest, and then sends nothing else any more: so it is
+    /// sent only where there is room for it, and a session in which it was cut short all the same is given up.
+    fn ask_for_life(&mut self) -> Result<(), String> {
+        if self.is_blocked() || !self.has_room()? {
+            return Ok(());
+        }
+        let _ = self.session.keepalive_send();
+        match self.is_blocked() {
+            true => Err("a keep-alive was cut short".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether libssh2 has something left to send.
+    fn is_blocked(&self) -> bool {
+        matches!(self.session.block_directions(), BlockDirections::Outbound | BlockDirections::Both)
+    }
+
+    fn has_room(&self) -> Result<bool, String> {
+        let socket: &TcpStream = &self.socket;
+        let mut sources = [PollFd::new(socket, PollFlags::OUT)];
+        match poll(&mut sources, Some(&Timespec::default())) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(format!("poll: {error}")),
+        }
     }
 
     /// Until there is something to read, to write or to send, or a tick has passed.
@@ -358,10 +388,7 @@ impl Driver {
         if !self.outbox.is_empty() && self.sending.is_none() {
             return Ok(());
         }
-        let wants = match self.session.block_directions() {
-            BlockDirections::Outbound | BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
-            BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
-        };
+        let wants = if self.is_blocked() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let socket: &TcpStream = &self.socket;
         let mut sources = [
             PollFd::new(socket, wants),
