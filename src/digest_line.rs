@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 const REMARK: &str = "# SHA-256 of the lines above: ";
 const LINE_BYTES: usize = REMARK.len() + 64 + 1;
 
-/// What ends like the line but for so many bits ended with it before it was damaged.
+/// What is like a digest's beginning but for so many bits was one before it was damaged.
 const NEAR_BITS: u32 = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,16 +44,17 @@ pub fn check(stored: &[u8]) -> Checked<'_> {
         return Checked::Whole(lines);
     }
     let is_elsewhere = || stored.windows(REMARK.len()).any(|bytes| bytes == REMARK.as_bytes());
-    match is_near(last) || is_cut(stored) || is_elsewhere() {
+    let is_damaged = || last.len() == LINE_BYTES && is_near(last, REMARK.as_bytes());
+    match is_damaged() || is_cut(stored) || is_elsewhere() {
         true => Checked::Altered { sha256: sha256(lines) },
         false => Checked::WithoutDigest,
     }
 }
 
-fn is_near(last: &[u8]) -> bool {
-    let differing =
-        last.iter().zip(REMARK.as_bytes()).map(|(found, expected)| (found ^ expected).count_ones());
-    last.len() == LINE_BYTES && differing.sum::<u32>() <= NEAR_BITS
+/// Whether these bytes begin like `expected`, but for [`NEAR_BITS`] bits at most.
+pub fn is_near(found: &[u8], expected: &[u8]) -> bool {
+    let differing = found.iter().zip(expected).map(|(found, expected)| (found ^ expected).count_ones());
+    differing.sum::<u32>() <= NEAR_BITS
 }
 
 /// Whether the last line may be the beginning of ours. Nobody else ends these texts with a comment.

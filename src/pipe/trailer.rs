@@ -13,7 +13,7 @@
 
 use super::codec::Codec;
 use super::digest::Sha256;
-use crate::digest_line;
+use crate::digest_line::{self, is_near};
 
 /// How many bytes of a skippable frame come after its magic number and its size.
 pub const SKIPPABLE_CONTENT_SIZE: usize = 40;
@@ -23,10 +23,6 @@ const DIGEST_SIZE: usize = 32;
 const SKIPPABLE_BEGIN: [u8; 16] = *b"\x5D\x2A\x4D\x18\x28\0\0\0pgbak256";
 const MEMBER_BEGIN: [u8; 16] = *b"\x1F\x8B\x08\x04\0\0\0\0\0\xFF\x24\0PD\x20\0";
 const MEMBER_END: [u8; 10] = *b"\x03\0\0\0\0\0\0\0\0\0";
-
-/// What begins like a trailer but for so many bits was one before it was damaged. No other frame is as near: gzip's
-/// members by pgbak differ in seven bits, those by others in more.
-const NEAR_BITS: u32 = 3;
 
 /// What a frame turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +47,8 @@ pub fn judge_skippable(stored: &[u8]) -> Trailer {
     judge(stored, &SKIPPABLE_BEGIN, &[])
 }
 
-/// Whether a gzip member that begins like this is, or was, a trailer of [`MEMBER_SIZE`] bytes.
+/// Whether a gzip member that begins like this is, or was, a trailer of [`MEMBER_SIZE`] bytes. No other member is as near:
+/// pgbak's own differ in seven bits, those by others in more.
 pub fn begins_member(stored: &[u8]) -> bool {
     is_near(stored, &MEMBER_BEGIN)
 }
@@ -67,9 +64,4 @@ fn judge(stored: &[u8], begin: &[u8], end: &[u8]) -> Trailer {
         None if is_near(stored, begin) => Trailer::Damaged,
         None => Trailer::SomethingElse,
     }
-}
-
-fn is_near(stored: &[u8], begin: &[u8]) -> bool {
-    let differing = stored.iter().zip(begin).map(|(found, expected)| (found ^ expected).count_ones());
-    differing.sum::<u32>() <= NEAR_BITS
 }

@@ -10,15 +10,13 @@ use std::sync::Arc;
 
 use super::{Error, Repository, Result, layout};
 use crate::digest_line::{self, Checked};
+use crate::pg::history;
 use crate::pg::{SegmentPart, SystemIdentifier, Timeline, WalFileName};
 use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers};
 use crate::storage::{self, ErrorKind};
 
 /// How much is compared at a time.
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
-
-/// What is longer is no history and no note.
-const TEXT_SIZE_MAX_BYTES: u64 = 1 << 20;
 
 /// No WAL file is larger than the largest segment.
 pub const FILE_SIZE_MAX_BYTES: u64 = 1 << 30;
@@ -51,10 +49,12 @@ pub enum Content<'a> {
 impl<'a> Content<'a> {
     /// What is to be stored of `file`: all of it. But a text that was put back by hand from a repository still has the
     /// line that vouches for it there, and that is no part of the text.
-    pub(super) fn of(file: &'a File, codec: Codec) -> io::Result<Self> {
+    pub(super) fn of(file: &'a File, codec: Codec, key: &str) -> Result<Self> {
         let mut text = Vec::new();
         if codec == Codec::Text {
-            FileReader { file, offset: 0 }.take(TEXT_SIZE_MAX_BYTES).read_to_end(&mut text)?;
+            let mut reader = FileReader { file, offset: 0 }.take(history::MAX_BYTES as u64);
+            let read = reader.read_to_end(&mut text);
+            read.map_err(|source| Error::Source { what: key.to_owned(), source })?;
         }
         Ok(match digest_line::check(&text) {
             Checked::Whole(lines) => Self::Part(file, SegmentPart { begin: 0, end: lines.len() as u64 }),
@@ -142,8 +142,7 @@ impl Repository {
         self.ensure_exists()?;
         self.must_know(system)?;
         if let Some((key, codec)) = self.find_wal(system, name)? {
-            let failed_source = |error| Error::Source { what: key.clone(), source: error };
-            let content = Content::of(source, codec).map_err(failed_source)?;
+            let content = Content::of(source, codec, &key)?;
             if let Some(stored) = self.settle(&key, codec, content, workers)? {
                 return Ok(stored);
             }
@@ -281,8 +280,7 @@ impl Repository {
         source: &File,
         workers: &Arc<Workers>,
     ) -> Result<Comparison> {
-        let failed_source = |error| Error::Source { what: key.to_owned(), source: error };
-        self.compare(key, codec, Content::of(source, codec).map_err(failed_source)?, workers)
+        self.compare(key, codec, Content::of(source, codec, key)?, workers)
     }
 
     fn compare(

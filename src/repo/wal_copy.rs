@@ -127,8 +127,7 @@ impl Repository {
     ) -> Result<(Stored, u64)> {
         let compression = super::wal::stored_as(name, compression);
         let key = layout::wal_file(system, name, compression.codec());
-        let content = Content::of(source, compression.codec())
-            .map_err(|source| Error::Source { what: key.clone(), source })?;
+        let content = Content::of(source, compression.codec(), &key)?;
         match self.upload(&key, content, compression, workers) {
             Err(Error::Storage(error)) if error.kind == ErrorKind::AlreadyExists => {
                 let settled = self.settle(&key, compression.codec(), content, workers)?;

@@ -21,11 +21,7 @@ fn dies_everywhere(deed: &mut Deed<'_>) {
     }
     let mut campaign = Campaign::begin(&format!("death/{}", deed.command.name()));
     let site = deed.site;
-    let arguments = deed.prepare();
-    let log = site.fresh("home/trace");
-    let recorded = site.call_under(&strace::recording(&log, strace::CHANGES), &arguments);
-    deed.assert_law(&recorded.expect("strace was looked for").run().succeeds());
-    let points = strace::changes(&strace::read(&log));
+    let points = strace::changes(&deed.record(strace::CHANGES));
     // The threads of a run get on otherwise each time, so that a call again is another moment.
     let again = length::of(1, DEATHS_MIN.div_ceil(points.len()));
     let points = campaign.some_of(iter::repeat_n(points, again).flatten().collect(), length::of(8, 300));
@@ -34,8 +30,7 @@ fn dies_everywhere(deed: &mut Deed<'_>) {
         let arguments = deed.prepare();
         println!("killed at {point}: {arguments}");
         let log = site.fresh("home/trace");
-        let run = site.call_under(&strace::killing(&log, &point), &arguments);
-        let outcome = run.expect("strace was looked for").run();
+        let outcome = strace::run(site, &strace::killing(&log, &point), &arguments);
         assert!([0, KILLED].contains(&outcome.code), "{outcome}");
         killed += usize::from(strace::has_killed(&log));
         deed.assert_law(&outcome);

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::scene;
+use super::strace::{self, Call};
 use crate::support::{Account, Outcome, Repository, Site};
 use pgbak::pg::Lsn;
 
@@ -114,6 +115,14 @@ impl<'a> Deed<'a> {
     pub fn prepare(&mut self) -> String {
         self.arguments = (self.prepare)();
         self.arguments.clone()
+    }
+
+    /// Does it undisturbed, and tells which of these calls that took.
+    pub fn record(&mut self, calls: &str) -> Vec<Call> {
+        let arguments = self.prepare();
+        let (outcome, calls) = strace::run_recorded(self.site, calls, &arguments);
+        self.assert_law(&outcome.succeeds());
+        calls
     }
 
     /// Asserts what holds after each run.

@@ -32,11 +32,7 @@ fn meets_every_error(deed: &mut Deed<'_>) {
     }
     let mut campaign = Campaign::begin(&format!("disk/{}", deed.command.name()));
     let site = deed.site;
-    let arguments = deed.prepare();
-    let log = site.fresh("home/trace");
-    let undisturbed = site.call_under(&strace::recording(&log, CALLS), &arguments);
-    deed.assert_law(&undisturbed.expect("strace was looked for").run().succeeds());
-    let points = strace::points(&strace::read(&log), is_of_the_disk);
+    let points = strace::points(&deed.record(CALLS), is_of_the_disk);
     let all = points.into_iter().flat_map(|point| ERRORS.map(|error| (point.clone(), error))).collect();
     let points = campaign.some_of(all, length::of(6, 1200));
     let (count, mut told) = (points.len(), 0);
@@ -44,8 +40,7 @@ fn meets_every_error(deed: &mut Deed<'_>) {
         let arguments = deed.prepare();
         println!("{error} at {point}: {arguments}");
         let log = site.fresh("home/trace");
-        let run = site.call_under(&strace::failing(&log, &point, error), &arguments);
-        let outcome = run.expect("strace was looked for").run();
+        let outcome = strace::run(site, &strace::failing(&log, &point, error), &arguments);
         if outcome.code != 0 {
             told += 1;
             assert!(is_failure || point.call != "write", "an interrupted write is written on\n{outcome}");

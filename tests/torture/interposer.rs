@@ -57,6 +57,11 @@ impl Interposer {
         Some(Self { directory })
     }
 
+    /// Puts these words before a command to have it under the library.
+    pub fn tool(&self) -> Vec<String> {
+        ["env".to_owned()].into_iter().chain(self.environment()).collect()
+    }
+
     /// With these variables a program is under the library.
     pub fn environment(&self) -> [String; 2] {
         let directory = self.directory.path().display();

@@ -42,13 +42,18 @@ const UNFINISHED: &str = ".unfinished";
 
 /// Runs pgbak and follows what it does below `root`.
 fn record(site: &Site, recording: &mut Recording, root: &Path, arguments: &str) {
-    let log = site.fresh("home/trace");
-    site.call_under(&strace::recording(&log, strace::FILES), arguments)
-        .expect("strace was looked for")
-        .run()
-        .succeeds();
-    recording.follow(&strace::read(&log), root, Descriptors::Shared);
+    let (outcome, calls) = strace::run_recorded(site, strace::FILES, arguments);
+    outcome.succeeds();
+    recording.follow(&calls, root, Descriptors::Shared);
     acknowledge(recording);
+}
+
+/// The same for a run that is killed at `point`, and so has acknowledged nothing.
+fn record_death(site: &Site, recording: &mut Recording, root: &Path, arguments: &str, point: &Point) {
+    let log = site.fresh("home/trace");
+    let killed = strace::run(site, &strace::recording_and_killing(&log, strace::FILES, point), arguments);
+    assert!(killed.code != 0 && strace::has_killed(&log), "it was not killed: {killed}");
+    recording.follow(&strace::read(&log), root, Descriptors::Shared);
 }
 
 /// Success was said: everything new must stay from now on.
@@ -153,28 +158,16 @@ fn wal_that_a_killed_process_has_left_is_made_durable_before_it_is_acknowledged(
     let root = repositories_of(&site);
     let segment = scene::new_segment(&site);
     let push = scene::push(&site, &segment);
-    let log = site.fresh("home/trace");
-    site.call_under(&strace::recording(&log, strace::CHANGES), &push)
-        .expect("strace was looked for")
-        .run()
-        .succeeds();
-    let syncs = strace::changes(&strace::read(&log));
-    let last = syncs.into_iter().filter(|point| point.call == "fsync").max().unwrap();
+    let (outcome, calls) = strace::run_recorded(&site, strace::CHANGES, &push);
+    outcome.succeeds();
+    let last = strace::changes(&calls).into_iter().filter(|point| point.call == "fsync").max().unwrap();
     fs::remove_file(site.repository().wal_file(&segment).unwrap()).unwrap();
 
     let mut looked_at = 0;
     for earlier in 0..last.nth {
         let mut recording = Recording::begin(&root);
-        let log = site.fresh("home/trace");
         let point = Point { nth: last.nth - earlier, ..last.clone() };
-        let killed = site
-            .call_under(&strace::recording_and_killing(&log, strace::FILES, &point), &push)
-            .expect("strace was looked for")
-            .run();
-        recording.follow(&strace::read(&log), &root, Descriptors::Shared);
-        if killed.code == 0 {
-            panic!("it was not killed: {killed}");
-        }
+        record_death(&site, &mut recording, &root, &push, &point);
         record(&site, &mut recording, &root, &push);
         assert_eq!(recording.acknowledged.len(), 1, "{:?}", recording.acknowledged);
         looked_at += assert_survives(&recording, &mut campaign, law::of_repositories);
@@ -231,10 +224,8 @@ fn a_prune_after_one_that_was_killed_survives_a_power_failure_at_any_step() {
         }
     };
     two_backups();
-    let log = site.fresh("home/trace");
-    let undisturbed = site.call_under(&strace::recording(&log, strace::FILES), "prune");
-    undisturbed.expect("strace was looked for").run().succeeds();
-    let calls = strace::read(&log);
+    let (outcome, calls) = strace::run_recorded(&site, strace::FILES, "prune");
+    outcome.succeeds();
     let is_removal = |call: &Call| {
         call.name.starts_with("unlink")
             && call.strings().iter().any(|path| path.ends_with(law::RECORD.as_bytes()))
@@ -247,13 +238,7 @@ fn a_prune_after_one_that_was_killed_survives_a_power_failure_at_any_step() {
     two_backups();
     let root = repositories_of(&site);
     let mut recording = Recording::begin(&root);
-    let log = site.fresh("home/trace");
-    let killed = site
-        .call_under(&strace::recording_and_killing(&log, strace::FILES, &point), "prune")
-        .expect("strace was looked for")
-        .run();
-    assert!(strace::has_killed(&log), "{killed}");
-    recording.follow(&strace::read(&log), &root, Descriptors::Shared);
+    record_death(&site, &mut recording, &root, "prune", &point);
     assert_eq!((site.repository().backups().len(), site.repository().directories_of_backups().len()), (1, 2));
     record(&site, &mut recording, &root, "prune");
     assert_eq!(site.repository().directories_of_backups().len(), 1);
@@ -456,10 +441,9 @@ fn what_pgbak_remembers_may_be_torn_and_known_damage_stays_known() {
     let root = site.path("home/.local/state");
     let mut recording = Recording::begin(&root);
     for (arguments, code) in [("wal-sync", 0), ("verify", 3)] {
-        let log = site.fresh("home/trace");
-        let call = site.call_under(&strace::recording(&log, strace::FILES), arguments);
-        drop(call.expect("strace was looked for").run().exits(code));
-        recording.follow(&strace::read(&log), &root, Descriptors::Shared);
+        let (outcome, calls) = strace::run_recorded(&site, strace::FILES, arguments);
+        drop(outcome.exits(code));
+        recording.follow(&calls, &root, Descriptors::Shared);
     }
     let looked_at = assert_survives(&recording, &mut campaign, law::of_proofs);
     let syncs = assert_no_sync_is_idle(&recording, &mut campaign, law::of_proofs, &[Purpose::Content]);

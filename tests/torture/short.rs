@@ -13,14 +13,13 @@ use crate::support::{Direction, Identity, SshAccount, Sshd, wait_until};
 fn goes_through(deed: &mut Deed<'_>) {
     let Some(interposer) = Interposer::build(deed.site.identity()) else { return };
     let mut campaign = Campaign::begin(&format!("short/{}", deed.command.name()));
-    let tool: Vec<String> = ["env".to_owned()].into_iter().chain(interposer.environment()).collect();
     let rounds = length::of(1, 100);
     for _ in 0..rounds {
         let arguments = deed.prepare();
         let orders = Orders::Shorten { seed: campaign.number(), one_in: 2 };
         println!("{orders:?}: {arguments}");
         interposer.order("pgbak", &orders);
-        let outcome = deed.site.call_under(&tool, &arguments).expect("env is everywhere").run();
+        let outcome = deed.site.call_under(&interposer.tool(), &arguments).expect("env is everywhere").run();
         deed.assert_law(&outcome.succeeds());
     }
     let counts = interposer.take_counts();
@@ -61,13 +60,13 @@ fn a_keep_alive_that_is_cut_short_costs_a_session_and_nothing_else() {
     let Some(sshd) = Sshd::start(&Identity::ordinary(), SshAccount::Shell) else { return };
     let Some(pair) = scene::build_pair(sshd) else { return };
     let Some(interposer) = Interposer::build(pair.site.identity()) else { return };
-    let tool: Vec<String> = ["env".to_owned()].into_iter().chain(interposer.environment()).collect();
     let mut campaign = Campaign::begin("short/keep-alive");
     let rounds = length::of(2, 30);
     for _ in 0..rounds {
         interposer.order("pgbak", &Orders::Shorten { seed: campaign.number(), one_in: 2 });
         pair.proxy.stall_one_way_after(100_000, Direction::Down);
-        let mut running = pair.site.call_under(&tool, "base-backup").expect("env is everywhere").start();
+        let mut running =
+            pair.site.call_under(&interposer.tool(), "base-backup").expect("env is everywhere").start();
         wait_until("the answers to be held up", || running.has_ended() || pair.proxy.is_stalled());
         // Time itself is the condition: a reply is late after a second.
         thread::sleep(Duration::from_secs(3));

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Identity, skip};
+use crate::support::{Identity, Outcome, Site, skip};
 
 /// The calls that change something outside the process, as far as pgbak and sftp-server make them.
 pub const CHANGES: &str = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,unlinkat,\
@@ -60,6 +60,18 @@ pub fn may_record(identity: &Identity) -> bool {
         return false;
     }
     is_permitted(identity)
+}
+
+/// Runs pgbak under strace, of which was said that it is there.
+pub fn run(site: &Site, tool: &[String], arguments: &str) -> Outcome {
+    site.call_under(tool, arguments).expect("strace was looked for").run()
+}
+
+/// Runs pgbak undisturbed, and tells which of these calls it made.
+pub fn run_recorded(site: &Site, calls: &str, arguments: &str) -> (Outcome, Vec<Call>) {
+    let log = site.fresh("home/trace");
+    let outcome = run(site, &recording(&log, calls), arguments);
+    (outcome, read(&log))
 }
 
 /// Writes all calls of these names to `log`; strings in hexadecimal, none longer than 4 KiB.

@@ -39,9 +39,9 @@ impl Unchecked {
 
     fn named(destination: &Path) -> Result<Self, Error> {
         let path = name_beside(destination);
-        let options =
+        let created =
             File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = options.map_err(|source| Error::Io { action: "create", path, source })?;
+        let file = created.map_err(|source| Error::Io { action: "create", path, source })?;
         Ok(Self::new(destination, file, true))
     }
 
