@@ -551,11 +551,15 @@ fn a_stranger_s_hand_follows_the_archive_down_to_the_last_commit() {
     ledger.wait_for_more(100);
     site.cluster().switch_wal();
     ledger.wait_for_more(100);
-    // As it is in the middle, in many parts.
+    // In the middle of a segment, when its parts are far from becoming one again.
+    let repository = site.repository();
+    wait_until("the tip to be in a few parts", || {
+        let some = parts(repository);
+        (2..8).contains(&some.len()) && some.iter().all(|part| part[..24] == some[0][..24])
+    });
     follower.signal(Signal::KILL);
     drop(follower.finish());
     let system = site.cluster().system_identifier();
-    let repository = site.repository();
     let some = parts(repository);
     assert!(some.len() > 1, "{some:?}");
     let durable =
