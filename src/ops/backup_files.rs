@@ -11,12 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::catalog::BackupInfo;
 use crate::pg::manifest::{Manifest, ManifestFile};
-use crate::pg::{SegmentName, SegmentSize, Timeline, WalFileName};
+use crate::pg::{SegmentName, SegmentSize, Timeline, WalFileName, history};
 use crate::pipe::tar::{EntryHeader, EntryKind};
 use crate::repo::layout::ArchiveContent;
-
-/// More than any timeline's history has.
-pub const HISTORY_SIZE_MAX_BYTES: u64 = 1 << 20;
 
 /// What the manifest says of the files that are still to come, by their paths.
 #[derive(Debug)]
@@ -172,7 +169,7 @@ impl ExpectedWal {
         };
         match (&name, name.segment(self.segment_size)) {
             (WalFileName::History(timeline), _) if *timeline == self.timeline => match size_bytes {
-                ..=HISTORY_SIZE_MAX_BYTES => Ok(()),
+                ..=history::MAX_BYTES => Ok(()),
                 _ => unexpected(format!("{size_bytes} bytes, more than any history has")),
             },
             (WalFileName::Segment(_), Some(segment)) => {

@@ -19,7 +19,7 @@
 use super::{Lsn, Timeline};
 
 /// More than any real history, of which each promotion adds a line; a reader need not read further.
-pub const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: u64 = 1 << 20;
 
 /// One timeline and the timelines it has grown from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl TimelineHistory {
 
     /// Reads the content of `timeline`'s history file.
     pub fn parse(timeline: Timeline, bytes: &[u8]) -> Result<Self, HistoryError> {
-        if bytes.len() > MAX_BYTES {
+        if bytes.len() as u64 > MAX_BYTES {
             return Err(HistoryError::TooLong { timeline, size_bytes: bytes.len() });
         }
         let mut history = Self::of(timeline);
@@ -263,7 +263,7 @@ mod tests {
             let error = TimelineHistory::parse(timeline(3), text.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), message);
         }
-        let long = vec![b'\n'; MAX_BYTES + 1];
+        let long = vec![b'\n'; MAX_BYTES as usize + 1];
         assert!(TimelineHistory::parse(timeline(3), &long).is_err());
         assert!(TimelineHistory::parse(Timeline::FIRST, b"1 0/1\n").is_err());
     }

@@ -13,6 +13,7 @@ use super::codec::Codec;
 use super::digest::StoredDigest;
 use super::error::Error;
 use super::frame::{self, BadFrame, FRAME_SIZE, Foreign, Passed, Split};
+use super::read::read_some;
 use super::source::Source;
 use super::workers::{Pending, Workers};
 
@@ -172,14 +173,13 @@ impl<'a> ArchiveReader<'a> {
     ) -> Result<Buffer, Error> {
         let mut content = self.workers.buffers().take(FRAME_SIZE);
         while content.len() < FRAME_SIZE {
-            match decoder.read(content.spare()) {
-                Ok(0) => {
+            let count = read_some(&mut decoder, content.spare());
+            match count.map_err(|error| Error::of_decoder(error, offset_bytes))? {
+                0 => {
                     self.state = State::Frames(decoder.into_source());
                     return Ok(content);
                 }
-                Ok(count) => content.advance(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::of_decoder(error, offset_bytes)),
+                count => content.advance(count),
             }
         }
         self.state = State::Foreign { offset_bytes, decoder };

@@ -30,6 +30,7 @@ use super::codec::{Codec, Compression};
 use super::digest::{Digester, Sha256};
 use super::fan_out::{FanOut, Follower, Outcome, Progress, stopped};
 use super::frame::{self, BadFrame, FRAME_SIZE};
+use super::read::read_some;
 use super::seek_table::{Entry, SeekTable};
 use super::trailer;
 use super::workers::{Pending, Workers};
@@ -128,11 +129,9 @@ impl<W: Write + Send + 'static> ArchiveWriter<W> {
     pub fn copy_from(&mut self, source: &mut dyn Read) -> io::Result<u64> {
         let before = self.input_bytes;
         loop {
-            match source.read(self.spare()) {
-                Ok(0) => return Ok(self.input_bytes - before),
-                Ok(count) => self.advance(count)?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            match read_some(source, self.spare())? {
+                0 => return Ok(self.input_bytes - before),
+                count => self.advance(count)?,
             }
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Read};
 use super::buffer::Buffer;
 use super::digest::{Digester, Sha256, StoredDigest};
 use super::error::Error;
+use super::read::read_some;
 
 /// How much is read at a time where the format does not say how much will be needed.
 const READ_AHEAD: usize = 64 * 1024;
@@ -153,14 +154,9 @@ impl<'a> Source<'a> {
         self.ahead_start += count;
     }
 
-    /// Reads from `inner`, which may be interrupted, and accounts for what came.
+    /// Reads from `inner` and accounts for what came.
     fn read_inner(&mut self, into: &mut [u8]) -> Result<usize, Error> {
-        let count = loop {
-            match self.inner.read(into) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result.map_err(Error::Read)?,
-            }
-        };
+        let count = read_some(&mut self.inner, into).map_err(Error::Read)?;
         self.has_ended |= count == 0 && !into.is_empty();
         self.read_bytes += count as u64;
         match &self.expected {

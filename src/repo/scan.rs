@@ -12,12 +12,9 @@ use super::{Error, Repository, Result, layout};
 use crate::catalog::wal::StoredAs;
 use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, RecordError, WalArchive, backup};
 use crate::digest_line::{self, Checked};
-use crate::pg::{SegmentSize, SystemIdentifier, Timeline, WalFileName, wal_page};
+use crate::pg::{SegmentSize, SystemIdentifier, Timeline, WalFileName, history, wal_page};
 use crate::pipe::{Codec, Workers};
 use crate::storage::{self, Entry};
-
-/// A history has one line per promotion.
-const HISTORY_SIZE_MAX_BYTES: u64 = 1 << 20;
 
 impl Repository {
     /// Reads everything that the repository's listing and records say.
@@ -169,7 +166,7 @@ impl Repository {
         codec: Codec,
     ) -> Result<Option<Vec<u8>>> {
         let key = layout::wal_file(system, &WalFileName::History(timeline), codec);
-        match self.read_small(&key, HISTORY_SIZE_MAX_BYTES) {
+        match self.read_small(&key, history::MAX_BYTES) {
             Ok(stored) => match digest_line::check(&stored) {
                 Checked::Whole(lines) => Ok(Some(lines.to_vec())),
                 Checked::WithoutDigest => Ok(Some(stored)),

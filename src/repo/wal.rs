@@ -12,7 +12,7 @@ use super::{Error, Repository, Result, layout};
 use crate::digest_line::{self, Checked};
 use crate::pg::history;
 use crate::pg::{SegmentPart, SystemIdentifier, Timeline, WalFileName};
-use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers};
+use crate::pipe::{ArchiveReader, ArchiveWriter, Codec, Compression, Workers, read_some};
 use crate::storage::{self, ErrorKind};
 
 /// How much is compared at a time.
@@ -52,7 +52,7 @@ impl<'a> Content<'a> {
     pub(super) fn of(file: &'a File, codec: Codec, key: &str) -> Result<Self> {
         let mut text = Vec::new();
         if codec == Codec::Text {
-            let mut reader = FileReader { file, offset: 0 }.take(history::MAX_BYTES as u64);
+            let mut reader = FileReader { file, offset: 0 }.take(history::MAX_BYTES);
             let read = reader.read_to_end(&mut text);
             read.map_err(|source| Error::Source { what: key.to_owned(), source })?;
         }
@@ -238,7 +238,7 @@ impl Repository {
         let writer = ArchiveWriter::new(workers, compression, vec![upload]);
         let mut writer = writer.map_err(|source| Error::Threads { source })?;
         loop {
-            let length = read_once(&mut source, writer.spare()).map_err(failed_source)?;
+            let length = read_some(&mut source, writer.spare()).map_err(failed_source)?;
             // What went wrong in the sink comes back from `finish`.
             if length == 0 || writer.advance(length).is_err() {
                 break;
@@ -363,22 +363,12 @@ fn same_content(mut stored: impl Read, mut source: impl Read) -> std::result::Re
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < buffer.len() {
-        match read_once(reader, &mut buffer[length..])? {
+        match read_some(reader, &mut buffer[length..])? {
             0 => break,
             read => length += read,
         }
     }
     Ok(length)
-}
-
-/// Reads what comes at once. A signal may interrupt that before anything came, also on a disk behind a network.
-fn read_once(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match reader.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return read,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -487,7 +477,7 @@ mod tests {
         }
         let mut buffer = [0; 8];
         let mut reader = Interrupted { bytes: b"segment", calls: 0 };
-        assert_eq!(read_once(&mut reader, &mut buffer).unwrap(), 1);
+        assert_eq!(read_some(&mut reader, &mut buffer).unwrap(), 1);
         assert_eq!(fill(&mut reader, &mut buffer).unwrap(), 6);
         assert_eq!(&buffer[..6], b"egment");
     }

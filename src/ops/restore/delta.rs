@@ -18,6 +18,7 @@ use super::target::{MARKER, io_error};
 use super::{Context, Error};
 use crate::ops::data_directory::CONTROL_FILE;
 use crate::pg::manifest::{Manifest, ManifestFile};
+use crate::pipe::read_some;
 
 const CHUNK_SIZE_BYTES: usize = 256 << 10;
 
@@ -134,11 +135,9 @@ fn crc32c_of(mut content: impl Read) -> io::Result<u32> {
     let mut chunk = vec![0; CHUNK_SIZE_BYTES];
     let mut crc32c = 0;
     loop {
-        match content.read(&mut chunk) {
-            Ok(0) => return Ok(crc32c),
-            Ok(length) => crc32c = crc32c::crc32c_append(crc32c, &chunk[..length]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match read_some(&mut content, &mut chunk)? {
+            0 => return Ok(crc32c),
+            length => crc32c = crc32c::crc32c_append(crc32c, &chunk[..length]),
         }
     }
 }

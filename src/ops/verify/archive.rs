@@ -12,8 +12,8 @@ use super::lanes::{Counted, Reading, Stop};
 use super::problem::{Problem, Subject};
 use crate::catalog::BackupInfo;
 use crate::catalog::backup::StoredFile;
-use crate::ops::backup_files::{self, HISTORY_SIZE_MAX_BYTES};
-use crate::pg::history::TimelineHistory;
+use crate::ops::backup_files;
+use crate::pg::history::{self, TimelineHistory};
 use crate::pg::manifest::{self, ManifestError};
 use crate::pg::wal_page::{Expected, PageCheck};
 use crate::pg::{SegmentName, WalFileName};
@@ -171,7 +171,7 @@ impl WalWalk<'_> {
             }
         };
         match (&name, name.segment(size)) {
-            (WalFileName::History(_), _) if header.size_bytes <= HISTORY_SIZE_MAX_BYTES => {
+            (WalFileName::History(_), _) if header.size_bytes <= history::MAX_BYTES => {
                 Entry::History { name, content: Vec::new() }
             }
             (WalFileName::Segment(text), Some(segment)) => {
