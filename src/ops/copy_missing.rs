@@ -78,6 +78,16 @@ pub fn run(context: &Context<'_>, request: &Request) -> Result<Report, Error> {
         return Err(error.into());
     }
 
+    // What is there already counts as copied, so it has to stay.
+    for (to, catalog) in readable.iter().filter(|(to, _)| is_wanted(to)) {
+        for backup in catalog.backups() {
+            context.interrupt.check()?;
+            if let Err(error) = to.keep_recorded(backup.name) {
+                report.fail(Some(backup), to, &error);
+                break;
+            }
+        }
+    }
     let missing = missing(&readable, &is_wanted);
     context.meter.expect(missing.iter().map(|missing| missing.backup.stored_bytes).sum());
     let mut lock = None;

@@ -67,6 +67,11 @@ impl Repository {
         self.read_record(name)?.transpose().map_err(|error| self.damaged(&key, error))
     }
 
+    /// Makes sure that a recorded backup stays recorded: whoever wrote the record may not have lived to make it durable.
+    pub fn keep_recorded(&self, name: BackupName) -> Result<()> {
+        Ok(self.storage().sync(&layout::backup_directory(name))?)
+    }
+
     /// The clusters of which there is WAL.
     pub fn systems(&self) -> Result<Vec<SystemIdentifier>> {
         let entries = self.storage().list(layout::WAL_ARCHIVE)?;

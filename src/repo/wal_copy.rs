@@ -113,6 +113,16 @@ impl Repository {
         Ok(files.filter(|(name, _)| LogDirectory::of(name) == Some(directory)).collect())
     }
 
+    /// Makes sure that what [`Self::wal_files`] showed stays: whoever stored it may not have lived to make it durable.
+    pub fn keep_wal_files(&self, system: SystemIdentifier, directory: LogDirectory) -> Result<()> {
+        Ok(self.storage().sync(&layout::log_directory(system, &directory.to_string()))?)
+    }
+
+    /// The same for the histories that [`Self::wal_directories`] showed.
+    pub fn keep_histories(&self, system: SystemIdentifier) -> Result<()> {
+        Ok(self.storage().sync(&layout::wal_of(system))?)
+    }
+
     /// Stores a file that a listing did not show; the repository is there, and knows its system. Says how many bytes
     /// it took.
     ///

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::{Entry, EntryKind, Error, ErrorKind, Result, Storage, UNFINISHED, join};
 
-/// Tries all five promises; panics with the reason at the first that is broken. Leaves `storage` empty.
+/// Tries all promises; panics with the reason at the first that is broken. Leaves `storage` empty.
 pub fn check(storage: &dyn Storage) {
     assert_eq!(list(storage, ""), [], "the suite wants an empty storage");
     an_upload_is_invisible_until_committed(storage);
@@ -21,6 +21,7 @@ pub fn check(storage: &dyn Storage) {
     deleting_removes_what_it_leaves_empty(storage);
     directories_may_be_emptied_and_filled_at_once(storage);
     a_listing_is_of_one_directory_in_byte_order(storage);
+    what_is_there_can_be_synced(storage);
     an_object_is_not_a_directory(storage);
     assert_eq!(list(storage, ""), [], "everything was deleted");
 }
@@ -127,6 +128,7 @@ fn names_that_lead_elsewhere_are_refused(storage: &dyn Storage) {
     }
     for name in names {
         assert_eq!(failure(storage.list(name)).kind, ErrorKind::Other, "{name:?}");
+        assert_eq!(failure(storage.sync(name)).kind, ErrorKind::Other, "{name:?}");
         assert_eq!(failure(storage.delete(name)).kind, ErrorKind::Other, "{name:?}");
     }
     assert_eq!(failure(storage.delete("")).kind, ErrorKind::Other, "the root is not an object");
@@ -224,6 +226,16 @@ fn a_listing_is_of_one_directory_in_byte_order(storage: &dyn Storage) {
     for key in keys {
         delete(storage, key);
     }
+}
+
+/// What a crash leaves is for other tests: here nothing crashes.
+fn what_is_there_can_be_synced(storage: &dyn Storage) {
+    put(storage, "s/t/x", b"x").expect("nothing is in its way");
+    for directory in ["", "s", "s/t", "never", "s/never", "s/t/never/there"] {
+        storage.sync(directory).unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert_eq!(get(storage, "s/t/x"), b"x");
+    delete(storage, "s/t/x");
 }
 
 fn an_object_is_not_a_directory(storage: &dyn Storage) {

@@ -176,6 +176,15 @@ impl Storage for Local {
         list(&self.path(directory), directory.is_empty()).map_err(failed)
     }
 
+    fn sync(&self, directory: &str) -> Result<()> {
+        let failed = |error| Error::from_io("sync", directory, self, error);
+        check_directory(directory).map_err(|error| failed(io::Error::other(error)))?;
+        match sync_directory(&self.path(directory)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
         let failed = |error| Error::from_io("open", key, self, error);
         check_key(key).map_err(|error| failed(io::Error::other(error)))?;
@@ -322,7 +331,10 @@ fn open_object(path: &Path) -> io::Result<File> {
 
 /// Makes durable which names are in a directory.
 fn sync_directory(path: &Path) -> io::Result<()> {
-    match File::open(path)?.sync_all() {
+    // Never waits for a pipe's other end.
+    let mut options = OpenOptions::new();
+    let directory = options.read(true).custom_flags(OFlags::DIRECTORY.bits() as i32).open(path)?;
+    match directory.sync_all() {
         // A file system that cannot sync directories; the server itself carries on there, too.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
         synced => synced,

@@ -148,6 +148,11 @@ impl State {
         Ok(entries.into_values().collect())
     }
 
+    fn sync(&self, directory: &str) -> std::result::Result<(), Failure> {
+        self.alive()?;
+        Ok(check_directory(directory)?)
+    }
+
     fn open(&self, key: &str) -> std::result::Result<Cursor<SharedBytes>, Failure> {
         self.alive()?;
         check_key(key)?;
@@ -208,6 +213,11 @@ impl Storage for Memory {
     fn list(&self, directory: &str) -> Result<Vec<Entry>> {
         let listed = self.state().list(directory);
         listed.map_err(|failure| self.error("list", directory, failure))
+    }
+
+    fn sync(&self, directory: &str) -> Result<()> {
+        let synced = self.state().sync(directory);
+        synced.map_err(|failure| self.error("sync", directory, failure))
     }
 
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {

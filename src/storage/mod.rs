@@ -1,6 +1,6 @@
 //! Where repositories keep their objects: write-once bytes under keys.
 //!
-//! Storage knows nothing of PostgreSQL, compression or what a key means; it moves bytes. Four verbs and the five
+//! Storage knows nothing of PostgreSQL, compression or what a key means; it moves bytes. Five verbs and the six
 //! promises of [`Storage`] are all that the layers above rely on, and each implementation passes the same suite
 //! ([`contract`]) that tries them.
 
@@ -35,12 +35,17 @@ use crate::interrupt::Interrupted;
 ///    live to make that durable.
 /// 4. **Listing tells the truth.** [`Storage::list`] returns everything directly in a directory, in byte order of
 ///    the names: objects, directories, and, marked as such, uploads that were never committed.
-/// 5. **Honest errors.** [`ErrorKind::NotFound`] means that the place was asked and holds no such object.
+/// 5. **What was seen can be kept.** A listing also shows what somebody made visible without living to make it durable.
+///    Whoever relies on what was listed calls [`Storage::sync`]: then all of it survives a crash of either machine.
+/// 6. **Honest errors.** [`ErrorKind::NotFound`] means that the place was asked and holds no such object.
 ///    [`ErrorKind::Transient`] means that the same call may succeed if repeated, be it one of these or a read, write
 ///    or commit of what they gave; no other kind is retried.
 pub trait Storage: fmt::Display + Send + Sync {
     /// What is directly in `directory` (the empty string is the root). A directory that does not exist is empty.
     fn list(&self, directory: &str) -> Result<Vec<Entry>>;
+
+    /// Makes durable what was committed directly in `directory`, by whomever. One that does not exist holds nothing.
+    fn sync(&self, directory: &str) -> Result<()>;
 
     /// Opens an object for reading from its first byte.
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>>;

@@ -121,6 +121,10 @@ impl Storage for Retry {
         self.policy.repeat(|| self.inner.list(directory))
     }
 
+    fn sync(&self, directory: &str) -> Result<()> {
+        self.policy.repeat(|| self.inner.sync(directory))
+    }
+
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
         let inner = self.policy.repeat(|| self.inner.open(key))?;
         Ok(Box::new(RetryRead { inner, key: key.to_owned(), storage: self.clone() }))
@@ -232,6 +236,10 @@ mod tests {
     impl Storage for Flaky {
         fn list(&self, directory: &str) -> Result<Vec<Entry>> {
             self.call("list", directory, || self.inner.list(directory))
+        }
+
+        fn sync(&self, directory: &str) -> Result<()> {
+            self.call("sync", directory, || self.inner.sync(directory))
         }
 
         fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {

@@ -8,11 +8,12 @@
 //! each kind of sync that there is must be missed by the law. A single one that is not missed must be explained.
 
 //!
-//! [`recording`] is what the program did, [`disk`] what is left of it, [`failure`] when and how the power fails, [`law`]
+//! [`again`] has the runs that go on where a killed one has ended. [`recording`] is what the program did, [`disk`] what is left of it, [`failure`] when and how the power fails, [`law`]
 //! what must hold then, [`mutants`] the same without a sync, and [`real`] takes disks out of the model.
 //!
 //! `wal-fetch` has no campaign: PostgreSQL makes durable what it is given, or asks for it again.
 
+mod again;
 mod disk;
 mod failure;
 mod law;
@@ -21,7 +22,6 @@ mod real;
 mod recording;
 
 use std::cell::Cell;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -33,7 +33,7 @@ use self::recording::{Descriptors, Recording};
 use super::campaign::Campaign;
 use super::length;
 use super::scene::{self, assert_whole};
-use super::strace::{self, Call, Point};
+use super::strace;
 use crate::scene;
 use crate::support::{Cluster, Identity, Pair, Site, SshAccount, Sshd, process, wait_until};
 use pgbak::pg::Lsn;
@@ -46,14 +46,6 @@ fn record(site: &Site, recording: &mut Recording, root: &Path, arguments: &str) 
     outcome.succeeds();
     recording.follow(&calls, root, Descriptors::Shared);
     acknowledge(recording);
-}
-
-/// The same for a run that is killed at `point`, and so has acknowledged nothing.
-fn record_death(site: &Site, recording: &mut Recording, root: &Path, arguments: &str, point: &Point) {
-    let log = site.fresh("home/trace");
-    let killed = strace::run(site, &strace::recording_and_killing(&log, strace::FILES, point), arguments);
-    assert!(killed.code != 0 && strace::has_killed(&log), "it was not killed: {killed}");
-    recording.follow(&strace::read(&log), root, Descriptors::Shared);
 }
 
 /// Success was said: everything new must stay from now on.
@@ -146,36 +138,6 @@ fn archived_wal_survives_a_power_failure_at_any_step() {
     scene::assert_restores_after_sync(&site, &account);
 }
 
-/// The one that named the segment did not live to sync it; the next one finds it there, and says success for it.
-#[test]
-fn wal_that_a_killed_process_has_left_is_made_durable_before_it_is_acknowledged() {
-    let mut campaign = Campaign::begin("power/wal-push-again");
-    let site = scene!();
-    if !strace::may_record(site.identity()) {
-        return;
-    }
-    site.pgbak(&scene::push(&site, &scene::new_segment(&site))).succeeds();
-    let root = repositories_of(&site);
-    let segment = scene::new_segment(&site);
-    let push = scene::push(&site, &segment);
-    let (outcome, calls) = strace::run_recorded(&site, strace::CHANGES, &push);
-    outcome.succeeds();
-    let last = strace::changes(&calls).into_iter().filter(|point| point.call == "fsync").max().unwrap();
-    fs::remove_file(site.repository().wal_file(&segment).unwrap()).unwrap();
-
-    let mut looked_at = 0;
-    for earlier in 0..last.nth {
-        let mut recording = Recording::begin(&root);
-        let point = Point { nth: last.nth - earlier, ..last.clone() };
-        record_death(&site, &mut recording, &root, &push, &point);
-        record(&site, &mut recording, &root, &push);
-        assert_eq!(recording.acknowledged.len(), 1, "{:?}", recording.acknowledged);
-        looked_at += assert_survives(&recording, &mut campaign, law::of_repositories);
-        fs::remove_file(site.repository().wal_file(&segment).unwrap()).unwrap();
-    }
-    campaign.end(&format!("{looked_at} disks after {} deaths, 0 lost", last.nth));
-}
-
 #[test]
 fn a_prune_survives_a_power_failure_at_any_step() {
     let mut campaign = Campaign::begin("power/prune");
@@ -208,42 +170,6 @@ fn a_prune_survives_a_power_failure_at_any_step() {
     });
     campaign.end(&format!("{looked_at} disks, {real} of them real, 0 lost; {syncs}"));
     scene::assert_restores(&site, &account);
-}
-
-/// The one that deleted the record did not live to sync that; the next one finds data without a record.
-#[test]
-fn a_prune_after_one_that_was_killed_survives_a_power_failure_at_any_step() {
-    let mut campaign = Campaign::begin("power/prune-again");
-    let site = scene!(config("[retention]\nkeep_last = 1\n"));
-    if !strace::may_record(site.identity()) {
-        return;
-    }
-    let two_backups = || {
-        while site.repository().backups().len() < 2 {
-            site.pgbak("base-backup").succeeds();
-        }
-    };
-    two_backups();
-    let (outcome, calls) = strace::run_recorded(&site, strace::FILES, "prune");
-    outcome.succeeds();
-    let is_removal = |call: &Call| {
-        call.name.starts_with("unlink")
-            && call.strings().iter().any(|path| path.ends_with(law::RECORD.as_bytes()))
-    };
-    let removal = calls.iter().position(is_removal).expect("it deletes a backup");
-    let is_earlier_sync = |call: &&Call| call.thread == calls[removal].thread && call.name == "fsync";
-    let earlier = calls[..removal].iter().filter(is_earlier_sync).count();
-    let point = Point { call: "fsync".to_owned(), nth: u32::try_from(earlier + 1).unwrap() };
-
-    two_backups();
-    let root = repositories_of(&site);
-    let mut recording = Recording::begin(&root);
-    record_death(&site, &mut recording, &root, "prune", &point);
-    assert_eq!((site.repository().backups().len(), site.repository().directories_of_backups().len()), (1, 2));
-    record(&site, &mut recording, &root, "prune");
-    assert_eq!(site.repository().directories_of_backups().len(), 1);
-    let looked_at = assert_survives(&recording, &mut campaign, law::of_repositories);
-    campaign.end(&format!("{looked_at} disks, 0 lost"));
 }
 
 /// Records `pgbak restore` with these options, in a directory that `prepare` has seen before.

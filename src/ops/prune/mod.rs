@@ -172,6 +172,7 @@ impl Pruner<'_> {
             report.deleted = report.to_be_deleted();
             return Ok(());
         }
+        self.keep_what_is_relied_on(repository, &plan)?;
         let has_changed = self.delete_backups(repository, &plan, &mut situation, report)?;
         if has_changed {
             // The WAL of what has turned out to be used stays with it.
@@ -185,6 +186,18 @@ impl Pruner<'_> {
     fn plan(&self, repository: &Repository, situation: &Situation<'_>) -> Result<RetentionPlan, Error> {
         let planned = retention::plan(situation, &self.policy);
         planned.map_err(|source| Error::NotPruned { repository: repository.name().to_owned(), source })
+    }
+
+    /// What is deleted is not needed because of what is kept, which may have been recorded by somebody who did not live
+    /// to make that durable.
+    fn keep_what_is_relied_on(&self, repository: &Repository, plan: &RetentionPlan) -> Result<(), Error> {
+        let deletes = plan.backups.iter().any(|backup| backup.verdict.deletes())
+            || plan.wal.iter().any(|wal| wal.verdict.deletes());
+        for kept in plan.backups.iter().filter(|backup| deletes && !backup.verdict.deletes()) {
+            (self.check)()?;
+            repository.keep_recorded(kept.name)?;
+        }
+        Ok(())
     }
 
     /// Oldest first. Says whether one was in use, contrary to the plan.

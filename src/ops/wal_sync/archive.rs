@@ -138,7 +138,11 @@ impl<'a> Archive<'a> {
             match member.repository.wal_files(self.system, log) {
                 Ok(files) => self.progress().holdings[number].extend(files),
                 // What it holds is not known, so nothing can be said of what it lacks.
-                Err(error) => member.reading.fail(error),
+                Err(error) => return member.reading.fail(error),
+            }
+            // Success says that it has all of this, and what is settled here is not looked at again.
+            if let Err(error) = member.repository.keep_wal_files(self.system, log) {
+                member.writing.fail(error);
             }
         });
         let mut progress = self.progress();

@@ -95,7 +95,13 @@ impl<'a> Member<'a> {
         }
         self.systems = self.repository.systems()?;
         for &system in &self.systems {
-            self.directories.insert(system, self.repository.wal_directories(system)?);
+            let found = self.repository.wal_directories(system)?;
+            if !found.histories.is_empty()
+                && let Err(error) = self.repository.keep_histories(system)
+            {
+                self.writing.fail(error);
+            }
+            self.directories.insert(system, found);
         }
         Ok(())
     }

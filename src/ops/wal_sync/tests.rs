@@ -68,6 +68,10 @@ impl Storage for Observed {
         self.call("list", directory).and_then(|()| self.memory.list(directory))
     }
 
+    fn sync(&self, directory: &str) -> storage::Result<()> {
+        self.call("sync", directory).and_then(|()| self.memory.sync(directory))
+    }
+
     fn open(&self, key: &str) -> storage::Result<Box<dyn Read + Send>> {
         self.call("open", key).and_then(|()| self.memory.open(key))
     }

@@ -41,6 +41,10 @@ impl Storage for Slow {
         self.memory.list(directory)
     }
 
+    fn sync(&self, directory: &str) -> storage::Result<()> {
+        self.memory.sync(directory)
+    }
+
     fn open(&self, key: &str) -> storage::Result<Box<dyn Read + Send>> {
         self.memory.open(key)
     }

@@ -132,6 +132,15 @@ impl Sftp {
         })
     }
 
+    fn sync_names(&self, directory: &str) -> Attempt<()> {
+        let waiting = Waiting::either(self.interrupt());
+        let connection = self.durable_connection(&waiting)?;
+        match self.sync_directory(&connection, &self.path(directory), &waiting) {
+            Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => Ok(()),
+            synced => synced,
+        }
+    }
+
     fn delete_file(&self, key: &str) -> Attempt<()> {
         let waiting = Waiting::either(self.interrupt());
         let connection = self.connection(&waiting)?;
@@ -161,6 +170,12 @@ impl Storage for Sftp {
         checked(check_directory(directory))
             .and_then(|()| self.entries(directory))
             .map_err(|failure| failure.of("list", directory, self))
+    }
+
+    fn sync(&self, directory: &str) -> Result<()> {
+        checked(check_directory(directory))
+            .and_then(|()| self.sync_names(directory))
+            .map_err(|failure| failure.of("sync", directory, self))
     }
 
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {

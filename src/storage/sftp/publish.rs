@@ -178,6 +178,7 @@ impl SftpUpload {
                 Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => return Ok(()),
                 Err(failure) => return Err(failure),
             }
+            // One went out with the rename, but nobody has looked at its reply.
             self.storage.sync_directory(connection, parent(&self.target), waiting)?;
         }
         Err(Failure::found(ErrorKind::AlreadyExists, "there already is such an object"))

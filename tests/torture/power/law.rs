@@ -29,6 +29,15 @@ pub fn of_repositories(recording: &Recording, tree: &Tree, after: usize) -> Resu
     }
 }
 
+/// The same, and there is a backup: the old one, or the one that it made way for.
+pub fn of_a_pruned_repository(recording: &Recording, tree: &Tree, after: usize) -> Result<(), String> {
+    of_repositories(recording, tree, after)?;
+    match tree.keys().any(|path| path.ends_with(RECORD)) {
+        true => Ok(()),
+        false => Err("no backup is left".into()),
+    }
+}
+
 fn what_has_a_name_is_whole(recording: &Recording, tree: &Tree) -> Result<(), String> {
     for (path, found) in tree {
         let name = path.file_name().unwrap().to_str().unwrap();

@@ -91,6 +91,8 @@ impl Search<'_> {
             let last = self.last_of(span);
             for log in directories.logs.keys().rev().filter(|log| log.timeline == span.timeline) {
                 let (whole, begun) = self.newest_in(repository, system, *log, last)?;
+                // What follows is told to the server as flushed, and so is all before it.
+                repository.keep_wal_files(system, *log)?;
                 match begun.filter(|begun| whole < Some(*begun)) {
                     Some(number) => {
                         let segment = SegmentName { timeline: span.timeline, number };

@@ -1,0 +1,267 @@
+//! One run is killed between making something visible and making it durable; the next one finds it there, relies on it,
+//! and says success. Then the power fails.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use super::super::campaign::Campaign;
+use super::super::scene;
+use super::super::strace::{self, Call, Point};
+use super::failure::assert_survives;
+use super::recording::{Descriptors, Recording};
+use super::{Diary, acknowledge, law, record, record_stream, repositories_of};
+use crate::scene;
+use crate::support::{Identity, Installation, Pair, Site, SshAccount, Sshd, process, wait_until};
+
+/// Runs pgbak, which is killed at `point` and so has acknowledged nothing, and follows what it does below `root`.
+fn record_death(site: &Site, recording: &mut Recording, root: &Path, arguments: &str, point: &Point) {
+    let log = site.fresh("home/trace");
+    let killed = strace::run(site, &strace::recording_and_killing(&log, strace::FILES, point), arguments);
+    assert!(killed.code != 0 && strace::has_killed(&log), "it was not killed: {killed}");
+    recording.follow(&strace::read(&log), root, Descriptors::Shared);
+}
+
+/// Runs pgbak undisturbed, and finds the sync that makes durable what `is_change` did.
+fn sync_behind(site: &Site, arguments: &str, is_change: impl Fn(&Call) -> bool) -> Point {
+    let (outcome, calls) = strace::run_recorded(site, strace::FILES, arguments);
+    outcome.succeeds();
+    first_sync_behind(&calls, is_change)
+}
+
+fn first_sync_behind(calls: &[Call], is_change: impl Fn(&Call) -> bool) -> Point {
+    let change = calls.iter().position(is_change).expect("the change was made");
+    let is_earlier = |call: &&Call| call.thread == calls[change].thread && call.name == "fsync";
+    let earlier = calls[..change].iter().filter(is_earlier).count();
+    Point { call: "fsync".to_owned(), nth: u32::try_from(earlier + 1).unwrap() }
+}
+
+/// Whether a call gives a file its name, which contains `name`.
+fn names(call: &Call, name: &str) -> bool {
+    let last = call.strings().pop().unwrap_or_default();
+    (call.name.starts_with("link") || call.name.starts_with("rename"))
+        && Path::new(std::str::from_utf8(&last).unwrap_or_default())
+            .file_name()
+            .is_some_and(|file| file.to_str().unwrap().starts_with(name))
+}
+
+#[test]
+fn wal_is_made_durable_before_it_is_acknowledged() {
+    let mut campaign = Campaign::begin("power/wal-push-again");
+    let site = scene!();
+    if !strace::may_record(site.identity()) {
+        return;
+    }
+    site.pgbak(&scene::push(&site, &scene::new_segment(&site))).succeeds();
+    let root = repositories_of(&site);
+    let segment = scene::new_segment(&site);
+    let push = scene::push(&site, &segment);
+    let last = sync_behind(&site, &push, |call| names(call, &segment));
+    fs::remove_file(site.repository().wal_file(&segment).unwrap()).unwrap();
+
+    let mut looked_at = 0;
+    for nth in 1..=last.nth {
+        let mut recording = Recording::begin(&root);
+        record_death(&site, &mut recording, &root, &push, &Point { nth, ..last.clone() });
+        record(&site, &mut recording, &root, &push);
+        assert_eq!(recording.acknowledged.len(), 1, "{:?}", recording.acknowledged);
+        looked_at += assert_survives(&recording, &mut campaign, law::of_repositories);
+        fs::remove_file(site.repository().wal_file(&segment).unwrap()).unwrap();
+    }
+    campaign.end(&format!("{looked_at} disks after {} deaths, 0 lost", last.nth));
+}
+
+#[test]
+fn a_copy_is_made_durable_before_it_counts() {
+    let mut campaign = Campaign::begin("power/wal-sync-again");
+    let site = scene!(repositories(2));
+    if !strace::may_record(site.identity()) {
+        return;
+    }
+    let root = repositories_of(&site);
+    let archived = || {
+        let segment = scene::new_segment(&site);
+        site.pgbak(&scene::push(&site, &segment)).succeeds();
+        segment
+    };
+    archived();
+    site.pgbak("wal-sync").succeeds();
+    let segment = archived();
+    let point = sync_behind(&site, "wal-sync", |call| names(call, &segment));
+
+    let segment = archived();
+    let mut recording = Recording::begin(&root);
+    record_death(&site, &mut recording, &root, "wal-sync", &point);
+    assert!(site.repositories()[1].holds(&segment), "it was killed too early");
+    record(&site, &mut recording, &root, "wal-sync");
+    assert!(!recording.acknowledged.is_empty());
+    let looked_at = assert_survives(&recording, &mut campaign, law::of_repositories);
+    campaign.end(&format!("{looked_at} disks, 0 lost"));
+}
+
+/// Segments lie in directories by their numbers, and a directory is synced when something is stored in it. Here the
+/// next segment goes into the next one.
+#[test]
+fn the_last_segment_of_a_directory_is_made_durable_before_the_next_is_confirmed() {
+    let mut campaign = Campaign::begin("power/streaming-again");
+    let mut site = scene!(config("[wal]\nsource = \"stream\"\n"));
+    if !strace::may_record(site.identity()) {
+        return;
+    }
+    site.cluster_mut().stop();
+    let program = Installation::find().unwrap().program("pg_resetwal");
+    let mut reset = site.identity().command(program, "KILL");
+    process::run(reset.arg("-D").arg(&site.cluster().data).args(["-l", "000000010000000000000FF0"]));
+    site.cluster_mut().start();
+    let mut diary = Diary::begin(site.cluster());
+    site.pgbak("base-backup").succeeds();
+    diary.write();
+    site.pgbak("wal-sync").succeeds();
+    let current = || site.cluster().sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    let mut step = || {
+        let ended = current();
+        scene::new_segment(&site);
+        diary.write();
+        ended
+    };
+    let ended = step();
+    let point = sync_behind(&site, "wal-sync", |call| names(call, &format!("{ended}.zst")));
+    while current().as_str() < "000000010000000000000FFF" {
+        step();
+        site.pgbak("wal-sync").succeeds();
+    }
+    let last = step();
+    assert!(current().starts_with("0000000100000001"), "{}", current());
+
+    let root = repositories_of(&site);
+    let mut recording = Recording::begin(&root);
+    record_death(&site, &mut recording, &root, "wal-sync", &point);
+    assert!(site.repository().holds(&last), "it was killed too early");
+    record_stream(&site, &mut recording, "wal-sync", &mut || {});
+    let told = recording.flushed_up_to(recording.steps.len());
+    assert!(told >= diary.ends.last().unwrap().0, "the messages to the server were not seen");
+    let looked_at = assert_survives(&recording, &mut campaign, law::of_streaming);
+    campaign.end(&format!("{looked_at} disks, 0 lost"));
+}
+
+/// One prune deletes a record, but does not live to make that durable; the next one finds data without a record.
+#[test]
+fn a_record_is_gone_for_good_before_its_data_goes() {
+    let mut campaign = Campaign::begin("power/prune-again");
+    let site = scene!(config(scene::RETENTION));
+    if !strace::may_record(site.identity()) {
+        return;
+    }
+    let two_backups = || {
+        while site.repository().backups().len() < 2 {
+            site.pgbak("base-backup").succeeds();
+        }
+    };
+    two_backups();
+    let is_removal = |call: &Call| {
+        call.name.starts_with("unlink")
+            && call.strings().iter().any(|path| path.ends_with(law::RECORD.as_bytes()))
+    };
+    let point = sync_behind(&site, "prune", is_removal);
+
+    two_backups();
+    let root = repositories_of(&site);
+    let mut recording = Recording::begin(&root);
+    record_death(&site, &mut recording, &root, "prune", &point);
+    assert_eq!((site.repository().backups().len(), site.repository().directories_of_backups().len()), (1, 2));
+    record(&site, &mut recording, &root, "prune");
+    assert_eq!(site.repository().directories_of_backups().len(), 1);
+    let looked_at = assert_survives(&recording, &mut campaign, law::of_repositories);
+    campaign.end(&format!("{looked_at} disks, 0 lost"));
+}
+
+/// A base backup is recorded, but does not live to make that durable; the prune that follows keeps it, and nothing
+/// else.
+#[test]
+fn the_backup_that_is_kept_is_durable_before_the_others_go() {
+    let mut campaign = Campaign::begin("power/prune after base-backup");
+    let site = scene!(config(scene::RETENTION));
+    if !strace::may_record(site.identity()) {
+        return;
+    }
+    // The first one makes directories.
+    site.pgbak("base-backup").succeeds();
+    let point = sync_behind(&site, "base-backup", |call| names(call, law::RECORD));
+    let root = repositories_of(&site);
+    let mut recording = Recording::begin(&root);
+    record_death(&site, &mut recording, &root, "base-backup", &point);
+    assert_eq!(site.repository().backups().len(), 3, "it was killed too early");
+    record(&site, &mut recording, &root, "prune");
+    assert_eq!(site.repository().backups().len(), 1);
+    let looked_at = assert_survives(&recording, &mut campaign, law::of_a_pruned_repository);
+    campaign.end(&format!("{looked_at} disks, 0 without a backup"));
+}
+
+/// `sftp-server` is killed at each of its syncs, and pgbak with it; or pgbak lives, and goes on with another one.
+#[test]
+fn an_upload_is_made_durable_before_it_is_acknowledged() {
+    let mut campaign = Campaign::begin("power/sftp-again");
+    let identity = Identity::ordinary();
+    // sftp-server hides from its own user as pgbak does.
+    if !strace::may_record(&identity) {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let undisturbed = scratch.path().join("undisturbed");
+    let server =
+        Sshd::with(&identity, SshAccount::Shell).under(&strace::recording(&undisturbed, strace::FILES));
+    let Some(sshd) = server.start() else { return };
+    let config = "[wal]\npush_to = [\"remote\"]\n";
+    let site = Site::with().initdb("--wal-segsize=1").without_archiving().config(config);
+    let Some(mut pair) = Pair::over(sshd, site) else { return };
+    pair.site.repositories().iter().for_each(|repository| repository.forget());
+    let quiet = |pair: &Pair| wait_until("the sessions to end", || pair.sshd.connections() == 1);
+    let new_push = |pair: &Pair| {
+        let segment = scene::new_segment(&pair.site);
+        (scene::push(&pair.site, &segment), segment)
+    };
+    pair.site.pgbak(&new_push(&pair).0).succeeds();
+    quiet(&pair);
+    let seen = strace::read(&undisturbed).len();
+    let (push, segment) = new_push(&pair);
+    pair.site.pgbak(&push).succeeds();
+    quiet(&pair);
+    let last = first_sync_behind(&strace::read(&undisturbed)[seen..], |call| names(call, &segment));
+
+    let (root, seen_as) = (pair.sshd.local_path(), pair.sshd.root_path());
+    let mut looked_at = 0;
+    // Whoever goes on with another server makes fewer syncs there than it took to come to the last one.
+    for (nth, lives) in (1..=last.nth).map(|nth| (nth, false)).chain([(last.nth, true)]) {
+        let logs = ["dies", "again"].map(|name| scratch.path().join(format!("{name}-{nth}-{lives}")));
+        let point = Point { nth, ..last.clone() };
+        pair.sshd.kill();
+        pair.sshd.run_under(&strace::recording_and_killing(&logs[0], strace::FILES, &point));
+        pair.sshd.start_again();
+        let (push, segment) = new_push(&pair);
+        let mut recording = Recording::begin(&root);
+        let running = pair.site.call(&push).start();
+        if lives {
+            running.finish().succeeds();
+        } else {
+            wait_until("the server's process to die", || strace::has_killed(&logs[0]));
+            running.signal(Signal::KILL);
+            drop(running.finish());
+        }
+        pair.sshd.kill();
+        assert!(strace::has_killed(&logs[0]));
+        recording.follow(&strace::read(&logs[0]), &seen_as, Descriptors::OfEachThread);
+        if !lives {
+            pair.sshd.run_under(&strace::recording(&logs[1], strace::FILES));
+            pair.sshd.start_again();
+            pair.site.pgbak(&push).succeeds();
+            pair.sshd.kill();
+            recording.follow(&strace::read(&logs[1]), &seen_as, Descriptors::OfEachThread);
+        }
+        acknowledge(&mut recording);
+        let is_held = |path: &std::path::PathBuf| path.to_str().unwrap().contains(&segment);
+        assert!(recording.acknowledged.keys().any(is_held), "{:?}", recording.acknowledged);
+        looked_at += assert_survives(&recording, &mut campaign, law::of_repositories);
+    }
+    campaign.end(&format!("{looked_at} disks after {} deaths, 0 lost", last.nth + 1));
+}
