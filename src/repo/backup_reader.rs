@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::layout::{self, ArchiveContent};
-use super::{Error, Repository, Result};
+use super::{Repository, Result};
 use crate::catalog::BackupInfo;
 use crate::catalog::backup::StoredFile;
 use crate::pg::manifest::Manifest;
@@ -47,7 +47,7 @@ impl<'a> BackupReader<'a> {
             let key = self.key(&file.name);
             let found = entries.iter().find(|entry| entry.name == file.name).and_then(Entry::size_bytes);
             match found {
-                None => return Err(Error::Missing { repository: self.repository.name().to_owned(), key }),
+                None => return Err(self.repository.missing(&key)),
                 Some(size_bytes) if size_bytes == file.size_bytes => {}
                 Some(size_bytes) => {
                     let reason = format!("expected {} bytes, found {size_bytes}", file.size_bytes);

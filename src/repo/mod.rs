@@ -105,6 +105,10 @@ impl Repository {
         }
     }
 
+    fn missing(&self, key: &str) -> Error {
+        Error::Missing { repository: self.name.clone(), key: key.to_owned() }
+    }
+
     fn damaged(&self, key: &str, reason: impl fmt::Display) -> Error {
         Error::Damaged { repository: self.name.clone(), key: key.to_owned(), reason: reason.to_string() }
     }
@@ -112,10 +116,17 @@ impl Repository {
     /// Opens any object for reading.
     pub fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
         match self.storage.open(key) {
-            Err(error) if error.kind == storage::ErrorKind::NotFound => {
-                Err(Error::Missing { repository: self.name.clone(), key: key.to_owned() })
-            }
+            Err(error) if error.kind == storage::ErrorKind::NotFound => Err(self.missing(key)),
             opened => Ok(opened?),
+        }
+    }
+
+    /// Makes sure that an object stays: whoever stored it may have died between making it visible and making that
+    /// durable.
+    pub fn make_durable(&self, key: &str) -> Result<()> {
+        match self.storage.sync(key) {
+            Err(error) if error.kind == storage::ErrorKind::NotFound => Err(self.missing(key)),
+            synced => Ok(synced?),
         }
     }
 

@@ -231,9 +231,7 @@ impl Repository {
             Err(error) => {
                 reading.release();
                 match error.kind {
-                    storage::ErrorKind::NotFound => {
-                        Err(Error::Missing { repository: self.name().to_owned(), key: record })
-                    }
+                    storage::ErrorKind::NotFound => Err(self.missing(&record)),
                     _ => Err(error.into()),
                 }
             }

@@ -69,7 +69,7 @@ impl Repository {
 
     /// Makes sure that a recorded backup stays recorded: whoever wrote the record may not have lived to make it durable.
     pub fn keep_recorded(&self, name: BackupName) -> Result<()> {
-        Ok(self.storage().sync(&layout::backup_directory(name))?)
+        self.make_durable(&layout::backup_file(name, layout::RECORD))
     }
 
     /// The clusters of which there is WAL.

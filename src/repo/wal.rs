@@ -302,20 +302,6 @@ impl Repository {
             Ok(false) => Ok(Comparison::Different),
         }
     }
-
-    /// Whoever stored the object may have died between making it visible and making that durable. The storage
-    /// contract ties durability to the refusal to overwrite, so trying to overwrite it is how to be sure.
-    pub fn make_durable(&self, key: &str) -> Result<()> {
-        match self.storage().create(key)?.commit() {
-            Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error.into()),
-            Ok(()) => {
-                // It was deleted under us, and an empty object now stands in its place.
-                self.storage().delete(key)?;
-                Err(Error::Missing { repository: self.name().to_owned(), key: key.to_owned() })
-            }
-        }
-    }
 }
 
 /// Whether a directory of log number `log` may hold something later than `name` on its timeline.

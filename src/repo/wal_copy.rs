@@ -115,12 +115,20 @@ impl Repository {
 
     /// Makes sure that what [`Self::wal_files`] showed stays: whoever stored it may not have lived to make it durable.
     pub fn keep_wal_files(&self, system: SystemIdentifier, directory: LogDirectory) -> Result<()> {
-        Ok(self.storage().sync(&layout::log_directory(system, &directory.to_string()))?)
+        self.keep_listed(&layout::log_directory(system, &directory.to_string()))
     }
 
     /// The same for the histories that [`Self::wal_directories`] showed.
     pub fn keep_histories(&self, system: SystemIdentifier) -> Result<()> {
-        Ok(self.storage().sync(&layout::wal_of(system))?)
+        self.keep_listed(&layout::wal_of(system))
+    }
+
+    fn keep_listed(&self, directory: &str) -> Result<()> {
+        match self.storage().sync(directory) {
+            // All of it was pruned since.
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+            synced => Ok(synced?),
+        }
     }
 
     /// Stores a file that a listing did not show; the repository is there, and knows its system. Says how many bytes

@@ -231,9 +231,13 @@ fn a_listing_is_of_one_directory_in_byte_order(storage: &dyn Storage) {
 /// What a crash leaves is for other tests: here nothing crashes.
 fn what_is_there_can_be_synced(storage: &dyn Storage) {
     put(storage, "s/t/x", b"x").expect("nothing is in its way");
-    for directory in ["", "s", "s/t", "never", "s/never", "s/t/never/there"] {
-        storage.sync(directory).unwrap_or_else(|error| panic!("{error}"));
+    for path in ["", "s", "s/t", "s/t/x"] {
+        storage.sync(path).unwrap_or_else(|error| panic!("{error}"));
     }
+    for path in ["never", "s/never", "s/t/never/there"] {
+        assert_eq!(failure(storage.sync(path)).kind, ErrorKind::NotFound, "{path}");
+    }
+    assert!(storage.sync("s/t/x/below").is_err(), "there is nothing below an object");
     assert_eq!(get(storage, "s/t/x"), b"x");
     delete(storage, "s/t/x");
 }

@@ -135,13 +135,8 @@ impl Local {
                 Err(clash) if clash.error.kind() == ErrorKind::AlreadyExists => clash,
                 Err(failure) => return Err(failure.error),
             };
-            match open_object(target) {
-                Ok(older) => {
-                    // Whoever published it has done this; not whoever copied it there by hand.
-                    older.sync_all()?;
-                    sync_directory(directory)?;
-                    return Err(clash.error);
-                }
+            match sync_object(target) {
+                Ok(()) => return Err(clash.error),
                 Err(error) if error.kind() == ErrorKind::NotFound => file = clash.file,
                 Err(error) => return Err(error),
             }
@@ -176,13 +171,16 @@ impl Storage for Local {
         list(&self.path(directory), directory.is_empty()).map_err(failed)
     }
 
-    fn sync(&self, directory: &str) -> Result<()> {
-        let failed = |error| Error::from_io("sync", directory, self, error);
-        check_directory(directory).map_err(|error| failed(io::Error::other(error)))?;
-        match sync_directory(&self.path(directory)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
-            _ => Ok(()),
-        }
+    fn sync(&self, path: &str) -> Result<()> {
+        let failed = |error| Error::from_io("sync", path, self, error);
+        check_directory(path).map_err(|error| failed(io::Error::other(error)))?;
+        let target = self.path(path);
+        let is_directory = path.is_empty() || fs::symlink_metadata(&target).map_err(failed)?.is_dir();
+        let synced = match is_directory {
+            true => self.sync_directories(&target).and_then(|()| sync_directory(&target)),
+            false => self.sync_directories(parent(&target)).and_then(|()| sync_object(&target)),
+        };
+        synced.map_err(failed)
     }
 
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
@@ -327,6 +325,12 @@ fn open_object(path: &Path) -> io::Result<File> {
         true => Ok(file),
         false => Err(io::Error::other("it is not a regular file")),
     }
+}
+
+/// Makes an object durable. Whoever published it has done this, unless it was killed, or copied it there by hand.
+fn sync_object(path: &Path) -> io::Result<()> {
+    open_object(path)?.sync_all()?;
+    sync_directory(parent(path))
 }
 
 /// Makes durable which names are in a directory.

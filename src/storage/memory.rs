@@ -148,9 +148,15 @@ impl State {
         Ok(entries.into_values().collect())
     }
 
-    fn sync(&self, directory: &str) -> std::result::Result<(), Failure> {
+    /// Everything that is committed is durable here; it only has to be there.
+    fn sync(&self, path: &str) -> std::result::Result<(), Failure> {
         self.alive()?;
-        Ok(check_directory(directory)?)
+        check_directory(path)?;
+        if self.is_below_object(path) {
+            return Err(Failure::IsObject);
+        }
+        let is_there = path.is_empty() || self.files.contains_key(path) || self.is_directory(path);
+        if is_there { Ok(()) } else { Err(Failure::Missing) }
     }
 
     fn open(&self, key: &str) -> std::result::Result<Cursor<SharedBytes>, Failure> {
@@ -215,9 +221,9 @@ impl Storage for Memory {
         listed.map_err(|failure| self.error("list", directory, failure))
     }
 
-    fn sync(&self, directory: &str) -> Result<()> {
-        let synced = self.state().sync(directory);
-        synced.map_err(|failure| self.error("sync", directory, failure))
+    fn sync(&self, path: &str) -> Result<()> {
+        let synced = self.state().sync(path);
+        synced.map_err(|failure| self.error("sync", path, failure))
     }
 
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {

@@ -36,7 +36,7 @@ use crate::interrupt::Interrupted;
 /// 4. **Listing tells the truth.** [`Storage::list`] returns everything directly in a directory, in byte order of
 ///    the names: objects, directories, and, marked as such, uploads that were never committed.
 /// 5. **What was seen can be kept.** A listing also shows what somebody made visible without living to make it durable.
-///    Whoever relies on what was listed calls [`Storage::sync`]: then all of it survives a crash of either machine.
+///    Whoever relies on what was listed or read calls [`Storage::sync`]: then it survives a crash of either machine.
 /// 6. **Honest errors.** [`ErrorKind::NotFound`] means that the place was asked and holds no such object.
 ///    [`ErrorKind::Transient`] means that the same call may succeed if repeated, be it one of these or a read, write
 ///    or commit of what they gave; no other kind is retried.
@@ -44,8 +44,8 @@ pub trait Storage: fmt::Display + Send + Sync {
     /// What is directly in `directory` (the empty string is the root). A directory that does not exist is empty.
     fn list(&self, directory: &str) -> Result<Vec<Entry>>;
 
-    /// Makes durable what was committed directly in `directory`, by whomever. One that does not exist holds nothing.
-    fn sync(&self, directory: &str) -> Result<()>;
+    /// Makes an object durable, or all objects directly in a directory, whoever committed them.
+    fn sync(&self, path: &str) -> Result<()>;
 
     /// Opens an object for reading from its first byte.
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>>;

@@ -121,8 +121,8 @@ impl Storage for Retry {
         self.policy.repeat(|| self.inner.list(directory))
     }
 
-    fn sync(&self, directory: &str) -> Result<()> {
-        self.policy.repeat(|| self.inner.sync(directory))
+    fn sync(&self, path: &str) -> Result<()> {
+        self.policy.repeat(|| self.inner.sync(path))
     }
 
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {
@@ -238,8 +238,8 @@ mod tests {
             self.call("list", directory, || self.inner.list(directory))
         }
 
-        fn sync(&self, directory: &str) -> Result<()> {
-            self.call("sync", directory, || self.inner.sync(directory))
+        fn sync(&self, path: &str) -> Result<()> {
+            self.call("sync", path, || self.inner.sync(path))
         }
 
         fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {

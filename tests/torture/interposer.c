@@ -6,6 +6,8 @@
  *     PROGRAM shorten SEED ONE_IN      one in so many calls that move bytes moves a part of them, or is interrupted
  *     PROGRAM shorten-files SEED ONE_IN
  *     PROGRAM fail CALL NTH ERRNO      the nth CALL on a file fails, without having been tried
+ *     PROGRAM die END                  it is killed when it is about to sync a directory that holds a file whose path
+ *                                      ends so
  *     PROGRAM count                    nothing is changed
  *
  * At its end a program appends to the file `calls` what it did, as lines `NAME COUNT`: its calls on files, and the
@@ -17,6 +19,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -33,9 +36,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { IDLE, SHORTEN, SHORTEN_FILES, FAIL, COUNT };
+enum { IDLE, SHORTEN, SHORTEN_FILES, FAIL, DIE, COUNT };
 static int order = IDLE;
-static char victim[32];
+static char victim[4096];
 static unsigned victim_nth, one_in;
 static int victim_errno;
 static atomic_uint_fast64_t state;
@@ -99,7 +102,7 @@ static int fails_to_move(const char *name, int fd, size_t *size) {
 }
 
 __attribute__((constructor)) static void begin(void) {
-    char path[4096], program[64], what[16], argument[32] = "";
+    char path[4096], program[64], what[16], argument[sizeof victim] = "";
     unsigned long long seed = 0;
     const char *directory = getenv("PGBAK_TEST_CALLS");
     if (directory == NULL)
@@ -109,7 +112,7 @@ __attribute__((constructor)) static void begin(void) {
     if (file == NULL)
         return;
     unsigned number = 0;
-    int words = fscanf(file, "%63s %15s %31s %u %d", program, what, argument, &number, &victim_errno);
+    int words = fscanf(file, "%63s %15s %4095s %u %d", program, what, argument, &number, &victim_errno);
     fclose(file);
     if (words < 2 || strcmp(program, program_invocation_short_name) != 0)
         return;
@@ -120,6 +123,8 @@ __attribute__((constructor)) static void begin(void) {
         order = SHORTEN_FILES;
     else if (strcmp(what, "fail") == 0 && words == 5)
         order = FAIL;
+    else if (strcmp(what, "die") == 0 && words == 3)
+        order = DIE;
     else if (strcmp(what, "count") == 0)
         order = COUNT;
     else
@@ -204,7 +209,24 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
     if (fd >= 0 && fd < 1024 && operation != EPOLL_CTL_DEL && event->events & EPOLLET) is_watched[fd] = 1;
     return real(epoll, operation, fd, event);
 }
-CALL(int, -1, fsync, (int fd), fd)
+static int holds_victim(int directory) {
+    char path[2 * sizeof victim], link[64];
+    const char *slash = strrchr(victim, '/'), *name = slash == NULL ? victim : slash + 1;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
+    ssize_t length = readlink(link, path, sizeof victim);
+    if (length < 0 || faccessat(directory, name, F_OK, 0) != 0)
+        return 0;
+    size_t whole = length + snprintf(path + length, sizeof victim, "/%s", name);
+    return whole >= strlen(victim) && strcmp(path + whole - strlen(victim), victim) == 0;
+}
+int fsync(int fd) {
+    REAL(fsync);
+    if (order == DIE && holds_victim(fd)) {
+        kill(getpid(), SIGKILL);
+        for (;;) pause();
+    }
+    return fails("fsync") ? -1 : real(fd);
+}
 CALL(int, -1, ftruncate, (int fd, off_t size), fd, size)
 CALL(off_t, -1, lseek, (int fd, off_t at, int whence), fd, at, whence)
 CALL(int, -1, fchmod, (int fd, mode_t mode), fd, mode)

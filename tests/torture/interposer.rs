@@ -39,6 +39,10 @@ pub enum Orders {
         point: Point,
         error: &'static str,
     },
+    /// It is killed when it is about to sync a directory that holds a file whose path ends so.
+    DieBehind {
+        end: String,
+    },
 }
 
 impl Interposer {
@@ -77,6 +81,7 @@ impl Interposer {
             Orders::Fail { point, error } => {
                 format!("{program} fail {} {} {}\n", point.call, point.nth, number(error))
             }
+            Orders::DieBehind { end } => format!("{program} die {end}\n"),
         };
         fs::write(self.path("orders"), line).expect("the directory is writable");
     }

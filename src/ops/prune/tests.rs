@@ -413,8 +413,8 @@ fn each_directory_is_listed_once() {
             self.1.lock().unwrap().push(directory.to_owned());
             self.0.list(directory)
         }
-        fn sync(&self, directory: &str) -> crate::storage::Result<()> {
-            self.0.sync(directory)
+        fn sync(&self, path: &str) -> crate::storage::Result<()> {
+            self.0.sync(path)
         }
         fn open(&self, key: &str) -> crate::storage::Result<Box<dyn std::io::Read + Send>> {
             self.0.open(key)

@@ -68,8 +68,8 @@ impl Storage for Observed {
         self.call("list", directory).and_then(|()| self.memory.list(directory))
     }
 
-    fn sync(&self, directory: &str) -> storage::Result<()> {
-        self.call("sync", directory).and_then(|()| self.memory.sync(directory))
+    fn sync(&self, path: &str) -> storage::Result<()> {
+        self.call("sync", path).and_then(|()| self.memory.sync(path))
     }
 
     fn open(&self, key: &str) -> storage::Result<Box<dyn Read + Send>> {

@@ -41,8 +41,8 @@ impl Storage for Slow {
         self.memory.list(directory)
     }
 
-    fn sync(&self, directory: &str) -> storage::Result<()> {
-        self.memory.sync(directory)
+    fn sync(&self, path: &str) -> storage::Result<()> {
+        self.memory.sync(path)
     }
 
     fn open(&self, key: &str) -> storage::Result<Box<dyn Read + Send>> {

@@ -56,7 +56,7 @@ use crate::interrupt::Interrupt;
 use connection::Connection;
 use download::Download;
 use failure::{Attempt, Expect};
-use packet::{Mode, Request, Status};
+use packet::{FileType, Mode, Request, Status};
 use pool::Pool;
 use tree::{parent, synced_directory};
 use upload::SftpUpload;
@@ -132,12 +132,25 @@ impl Sftp {
         })
     }
 
-    fn sync_names(&self, directory: &str) -> Attempt<()> {
+    fn sync_either(&self, path: &str) -> Attempt<()> {
         let waiting = Waiting::either(self.interrupt());
         let connection = self.durable_connection(&waiting)?;
-        match self.sync_directory(&connection, &self.path(directory), &waiting) {
-            Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => Ok(()),
-            synced => synced,
+        let target = &self.path(path);
+        let look = match path {
+            "" => Request::Stat { path: target },
+            _ => Request::Lstat { path: target },
+        };
+        let [found] = connection.ask([look], &waiting)?;
+        match found.attributes()?.file_type() {
+            Some(FileType::Directory) => {
+                self.sync_directories(&connection, target, &waiting)?;
+                self.sync_directory(&connection, target, &waiting)
+            }
+            Some(FileType::Regular) => {
+                self.sync_directories(&connection, parent(target), &waiting)?;
+                self.sync_object(&connection, target, &waiting)
+            }
+            _ => Err(Failure::found(ErrorKind::Other, "it is neither an object nor a directory")),
         }
     }
 
@@ -172,10 +185,10 @@ impl Storage for Sftp {
             .map_err(|failure| failure.of("list", directory, self))
     }
 
-    fn sync(&self, directory: &str) -> Result<()> {
-        checked(check_directory(directory))
-            .and_then(|()| self.sync_names(directory))
-            .map_err(|failure| failure.of("sync", directory, self))
+    fn sync(&self, path: &str) -> Result<()> {
+        checked(check_directory(path))
+            .and_then(|()| self.sync_either(path))
+            .map_err(|failure| failure.of("sync", path, self))
     }
 
     fn open(&self, key: &str) -> Result<Box<dyn Read + Send>> {

@@ -166,20 +166,9 @@ impl SftpUpload {
 
     /// The name is taken: fails, after making the older object durable. Succeeds if that is gone by now.
     fn clash(&self, connection: &Connection, waiting: &Waiting) -> Attempt<()> {
-        if connection.can_sync() {
-            let open = Request::Open { path: &self.target, mode: Mode::Read };
-            match connection.handle(open, waiting) {
-                Ok(handle) => {
-                    // Whoever published it has done this; not whoever copied it there by hand.
-                    let requests = [Request::Fsync { handle: &handle }, Request::Close { handle: &handle }];
-                    let [synced, _] = connection.ask(requests, waiting)?;
-                    synced_directory(synced)?;
-                }
-                Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => return Ok(()),
-                Err(failure) => return Err(failure),
-            }
-            // One went out with the rename, but nobody has looked at its reply.
-            self.storage.sync_directory(connection, parent(&self.target), waiting)?;
+        match self.storage.sync_object(connection, &self.target, waiting) {
+            Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => return Ok(()),
+            synced => synced?,
         }
         Err(Failure::found(ErrorKind::AlreadyExists, "there already is such an object"))
     }

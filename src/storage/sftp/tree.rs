@@ -111,6 +111,18 @@ impl Sftp {
         }
     }
 
+    /// Makes an object durable. Whoever published it has done this, unless it was killed, or copied it there by hand.
+    pub(super) fn sync_object(&self, connection: &Connection, path: &str, waiting: &Waiting) -> Attempt<()> {
+        if !connection.can_sync() {
+            return Ok(());
+        }
+        let handle = connection.handle(Request::Open { path, mode: Mode::Read }, waiting)?;
+        let requests = [Request::Fsync { handle: &handle }, Request::Close { handle: &handle }];
+        let [synced, _] = connection.ask(requests, waiting)?;
+        synced.done()?;
+        self.sync_directory(connection, parent(path), waiting)
+    }
+
     /// Removes `directory` and those above it, below the root, as far as they are empty: in one round trip, as each
     /// that is not empty refuses by itself.
     ///

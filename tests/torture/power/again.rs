@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use super::super::campaign::Campaign;
+use super::super::interposer::{Interposer, Orders};
 use super::super::scene;
 use super::super::strace::{self, Call, Point};
 use super::failure::assert_survives;
@@ -21,6 +22,19 @@ fn record_death(site: &Site, recording: &mut Recording, root: &Path, arguments: 
     let killed = strace::run(site, &strace::recording_and_killing(&log, strace::FILES, point), arguments);
     assert!(killed.code != 0 && strace::has_killed(&log), "it was not killed: {killed}");
     recording.follow(&strace::read(&log), root, Descriptors::Shared);
+}
+
+/// The same for a run that is killed when it is about to make durable that there is a file whose path ends so.
+fn record_death_behind(site: &Site, recording: &mut Recording, arguments: &str, end: &str) -> Option<()> {
+    let interposer = Interposer::build(site.identity())?;
+    interposer.order("pgbak", &Orders::DieBehind { end: end.to_owned() });
+    let log = site.fresh("home/trace");
+    let mut tool = strace::recording(&log, strace::FILES);
+    tool.extend(interposer.environment().map(|variable| format!("--env={variable}")));
+    let killed = strace::run(site, &tool, arguments);
+    assert!(strace::has_killed(&log), "it was not killed: {killed}");
+    recording.follow(&strace::read(&log), &repositories_of(site), Descriptors::Shared);
+    Some(())
 }
 
 /// Runs pgbak undisturbed, and finds the sync that makes durable what `is_change` did.
@@ -85,15 +99,15 @@ fn a_copy_is_made_durable_before_it_counts() {
         site.pgbak(&scene::push(&site, &segment)).succeeds();
         segment
     };
-    archived();
+    let before = archived();
     site.pgbak("wal-sync").succeeds();
     let segment = archived();
-    let point = sync_behind(&site, "wal-sync", |call| names(call, &segment));
-
-    let segment = archived();
+    let second = &site.repositories()[1];
+    let copy = second.wal_file(&before).unwrap().with_file_name(format!("{segment}.zst"));
     let mut recording = Recording::begin(&root);
-    record_death(&site, &mut recording, &root, "wal-sync", &point);
-    assert!(site.repositories()[1].holds(&segment), "it was killed too early");
+    let copy = copy.to_str().unwrap();
+    let Some(()) = record_death_behind(&site, &mut recording, "wal-sync", copy) else { return };
+    assert!(second.holds(&segment));
     record(&site, &mut recording, &root, "wal-sync");
     assert!(!recording.acknowledged.is_empty());
     let looked_at = assert_survives(&recording, &mut campaign, law::of_repositories);
@@ -116,28 +130,22 @@ fn the_last_segment_of_a_directory_is_made_durable_before_the_next_is_confirmed(
     site.cluster_mut().start();
     let mut diary = Diary::begin(site.cluster());
     site.pgbak("base-backup").succeeds();
-    diary.write();
-    site.pgbak("wal-sync").succeeds();
     let current = || site.cluster().sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
-    let mut step = || {
-        let ended = current();
+    while current().as_str() < "000000010000000000000FFF" {
         scene::new_segment(&site);
         diary.write();
-        ended
-    };
-    let ended = step();
-    let point = sync_behind(&site, "wal-sync", |call| names(call, &format!("{ended}.zst")));
-    while current().as_str() < "000000010000000000000FFF" {
-        step();
-        site.pgbak("wal-sync").succeeds();
     }
-    let last = step();
+    site.pgbak("wal-sync").succeeds();
+    let last = current();
+    scene::new_segment(&site);
+    diary.write();
     assert!(current().starts_with("0000000100000001"), "{}", current());
 
     let root = repositories_of(&site);
     let mut recording = Recording::begin(&root);
-    record_death(&site, &mut recording, &root, "wal-sync", &point);
-    assert!(site.repository().holds(&last), "it was killed too early");
+    let name = format!("{last}.zst");
+    let Some(()) = record_death_behind(&site, &mut recording, "wal-sync", &name) else { return };
+    assert!(site.repository().holds(&last));
     record_stream(&site, &mut recording, "wal-sync", &mut || {});
     let told = recording.flushed_up_to(recording.steps.len());
     assert!(told >= diary.ends.last().unwrap().0, "the messages to the server were not seen");
@@ -185,13 +193,11 @@ fn the_backup_that_is_kept_is_durable_before_the_others_go() {
     if !strace::may_record(site.identity()) {
         return;
     }
-    // The first one makes directories.
     site.pgbak("base-backup").succeeds();
-    let point = sync_behind(&site, "base-backup", |call| names(call, law::RECORD));
     let root = repositories_of(&site);
     let mut recording = Recording::begin(&root);
-    record_death(&site, &mut recording, &root, "base-backup", &point);
-    assert_eq!(site.repository().backups().len(), 3, "it was killed too early");
+    let Some(()) = record_death_behind(&site, &mut recording, "base-backup", law::RECORD) else { return };
+    assert_eq!(site.repository().backups().len(), 2);
     record(&site, &mut recording, &root, "prune");
     assert_eq!(site.repository().backups().len(), 1);
     let looked_at = assert_survives(&recording, &mut campaign, law::of_a_pruned_repository);
