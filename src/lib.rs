@@ -17,7 +17,7 @@
 //! | module | owns | knows nothing of |
 //! |---|---|---|
 //! | [`pg`] | PostgreSQL's own words as types: LSN, timeline, segment names, WAL pages, control file, manifest | I/O, repositories |
-//! | [`storage`] | bytes under keys: four verbs, a written contract, one suite that every backend passes | PostgreSQL, compression |
+//! | [`storage`] | bytes under keys: five verbs, a written contract, one suite that every backend passes | PostgreSQL, compression |
 //! | [`pipe`] | bytes through stages: digest, framed parallel compression, tar, fan-out | storage, PostgreSQL |
 //! | [`server`] | a running PostgreSQL: connection settings, replication client, SQL session | repositories |
 //! | [`catalog`] | what one repository holds, as plain values | how it is stored |
