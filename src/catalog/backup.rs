@@ -256,6 +256,34 @@ fn is_sha256(digest: &str) -> bool {
 }
 
 #[cfg(test)]
+impl BackupInfo {
+    /// A backup without files, taken on a primary and named after its start; tests change what matters to them.
+    pub fn example(started_at: DateTime<Utc>) -> Self {
+        Self {
+            name: BackupName::of(started_at),
+            kind: BackupKind::Full,
+            label: String::new(),
+            system_identifier: SystemIdentifier(7_439_122_314_155_001_234),
+            server_version: ServerVersion(150_018),
+            source: BackupSource::Primary,
+            timeline: Timeline::FIRST,
+            start_lsn: Lsn(0x200_0028),
+            stop_lsn: Lsn(0x200_0138),
+            started_at,
+            stopped_at: started_at,
+            wal_segment_size: SegmentSize::DEFAULT,
+            compression: "zstd:3".to_owned(),
+            size_bytes: 1,
+            stored_bytes: 1,
+            pgbak_version: "0.1.0".to_owned(),
+            damaged_pages: vec![],
+            files: vec![],
+            tablespaces: vec![],
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::*;
-use crate::catalog::backup::{BackupKind, BackupSource, StoredFile};
+use crate::catalog::backup::StoredFile;
 use crate::catalog::{BackupInfo, Catalog};
-use crate::pg::{Lsn, SegmentName, SegmentSize, ServerVersion, Timeline, WalFileName};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
 use crate::pipe::Codec;
 use crate::repo::lease::{HeldLease, Holder};
 use crate::repo::{Distance, layout};
@@ -147,25 +147,14 @@ fn put_backup(memory: &Memory, start: i64) {
     let names = ["base.tar.zst", "pg_wal.tar.zst", layout::MANIFEST];
     let file = |name: &&str| StoredFile { name: (*name).into(), size_bytes: 4, sha256: "a".repeat(64) };
     let info = BackupInfo {
-        name: backup,
-        kind: BackupKind::Full,
-        label: String::new(),
         system_identifier: SYSTEM,
-        server_version: ServerVersion(180_001),
-        source: BackupSource::Primary,
-        timeline: Timeline::FIRST,
         start_lsn: lsn,
         stop_lsn: lsn,
-        started_at: hour(start),
-        stopped_at: hour(start),
         wal_segment_size: SIZE,
-        compression: "zstd:3".into(),
         size_bytes: 12,
         stored_bytes: 12,
-        pgbak_version: "0.1.0".into(),
-        damaged_pages: vec![],
         files: names.iter().map(file).collect(),
-        tablespaces: vec![],
+        ..BackupInfo::example(hour(start))
     };
     for name in names.iter().chain([&layout::CHECKSUMS]) {
         put(memory, &layout::backup_file(backup, name), b"data");

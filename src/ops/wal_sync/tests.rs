@@ -8,9 +8,8 @@ use std::io::Read;
 use chrono::TimeDelta;
 
 use super::*;
-use crate::catalog::backup::{BackupKind, BackupSource};
 use crate::catalog::{BackupInfo, BackupName};
-use crate::pg::{Lsn, SegmentSize, ServerVersion, Timeline};
+use crate::pg::{Lsn, SegmentSize};
 use crate::repo::{Distance, layout};
 use crate::storage::{self, Entry, Memory, Storage, Upload};
 use std::sync::Mutex;
@@ -198,25 +197,11 @@ fn put_backup(place: &Observed, start: u64, second: u32) {
     let backup = BackupName::of(started_at);
     let lsn = Lsn(start * SEGMENT_BYTES as u64 + 40);
     let info = BackupInfo {
-        name: backup,
-        kind: BackupKind::Full,
-        label: String::new(),
         system_identifier: SYSTEM,
-        server_version: ServerVersion(180_001),
-        source: BackupSource::Primary,
-        timeline: Timeline::FIRST,
         start_lsn: lsn,
         stop_lsn: lsn,
-        started_at,
-        stopped_at: started_at,
         wal_segment_size: SegmentSize::from_bytes(SEGMENT_BYTES as u64).unwrap(),
-        compression: "none".into(),
-        size_bytes: 0,
-        stored_bytes: 0,
-        pgbak_version: "x".into(),
-        damaged_pages: vec![],
-        files: vec![],
-        tablespaces: vec![],
+        ..BackupInfo::example(started_at)
     };
     place.memory.replace(&layout::backup_file(backup, layout::RECORD), info.to_toml());
 }

@@ -3,9 +3,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::*;
-use crate::catalog::backup::{BackupKind, BackupSource};
 use crate::catalog::wal::StoredAs;
-use crate::catalog::{BackupInfo, BackupName, Catalog, DamagedBackup, WalArchive};
+use crate::catalog::{BackupInfo, Catalog, DamagedBackup, WalArchive};
 use crate::pg::server_state::{ArchiveMethod, Archiver, ArchiverEvent, ServerState, Slot};
 use crate::pg::{
     Lsn, SegmentName, SegmentPart, SegmentSize, ServerVersion, SystemIdentifier, Timeline, WalFileName,
@@ -29,25 +28,11 @@ fn timeline(number: u32) -> Timeline {
 
 fn backup(minute: i64, segment: u64) -> BackupInfo {
     BackupInfo {
-        name: BackupName::of(at(minute)),
-        kind: BackupKind::Full,
-        label: String::new(),
         system_identifier: SYSTEM,
-        server_version: ServerVersion(150_018),
-        source: BackupSource::Primary,
-        timeline: timeline(1),
         start_lsn: Lsn(segment * SIZE.bytes() + 40),
         stop_lsn: Lsn(segment * SIZE.bytes() + 400),
-        started_at: at(minute),
-        stopped_at: at(minute),
         wal_segment_size: SIZE,
-        compression: "zstd:3".to_owned(),
-        size_bytes: 1,
-        stored_bytes: 1,
-        pgbak_version: "0.1.0".to_owned(),
-        damaged_pages: vec![],
-        files: vec![],
-        tablespaces: vec![],
+        ..BackupInfo::example(at(minute))
     }
 }
 

@@ -11,9 +11,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::catalog::DamagedBackup;
-use crate::catalog::backup::BackupKind;
 use crate::catalog::wal::StoredAs;
-use crate::pg::{SegmentName, SegmentPart, SegmentSize, ServerVersion, WalFileName};
+use crate::pg::{SegmentName, SegmentPart, SegmentSize, WalFileName};
 
 pub const SYSTEM: SystemIdentifier = SystemIdentifier(7_439_122_314_155_001_234);
 pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -35,25 +34,13 @@ pub fn timeline(number: u32) -> Timeline {
 /// A whole backup, taken on a primary, named after its start.
 pub fn backup(tli: u32, start: u64, stop: u64) -> BackupInfo {
     BackupInfo {
-        name: BackupName::of(at(start)),
-        kind: BackupKind::Full,
-        label: String::new(),
         system_identifier: SYSTEM,
-        server_version: ServerVersion(150_018),
-        source: BackupSource::Primary,
         timeline: timeline(tli),
         start_lsn: lsn(start),
         stop_lsn: lsn(stop),
-        started_at: at(start),
         stopped_at: at(stop),
         wal_segment_size: SIZE,
-        compression: "zstd:3".to_owned(),
-        size_bytes: 1,
-        stored_bytes: 1,
-        pgbak_version: "0.1.0".to_owned(),
-        damaged_pages: vec![],
-        files: vec![],
-        tablespaces: vec![],
+        ..BackupInfo::example(at(start))
     }
 }
 

@@ -5,8 +5,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::catalog::backup::{BackupKind, BackupSource};
-use crate::pg::{Lsn, SegmentSize, ServerVersion, SystemIdentifier, Timeline};
 use crate::pipe::FRAME_SIZE;
 use crate::repo::lease::Holder;
 use crate::storage::{Entry, Local, Memory, Storage};
@@ -110,27 +108,7 @@ fn far(name: &str, storage: impl Storage + 'static) -> Repository {
 }
 
 fn info(name: BackupName) -> BackupInfo {
-    BackupInfo {
-        name,
-        kind: BackupKind::Full,
-        label: String::new(),
-        system_identifier: SystemIdentifier(7_439_122_314_155_001_234),
-        server_version: ServerVersion(150_020),
-        timeline: Timeline::FIRST,
-        start_lsn: Lsn(0x200_0028),
-        stop_lsn: Lsn(0x200_0138),
-        started_at: DateTime::UNIX_EPOCH,
-        stopped_at: DateTime::UNIX_EPOCH,
-        wal_segment_size: SegmentSize::DEFAULT,
-        source: BackupSource::Primary,
-        tablespaces: Vec::new(),
-        size_bytes: 0,
-        stored_bytes: 0,
-        compression: "none".into(),
-        damaged_pages: Vec::new(),
-        pgbak_version: String::new(),
-        files: Vec::new(),
-    }
+    BackupInfo { name, ..BackupInfo::example(DateTime::UNIX_EPOCH) }
 }
 
 /// Writes a backup of two large files, and says how each repository fared.
