@@ -265,11 +265,11 @@ fn through_a_proxy(site: &Site) -> Proxy {
     proxy
 }
 
-/// Writes on while `harm` is done to the connection, and follows until everything is safe; nothing may be lost.
-fn survives(mut site: Site, harm: impl Fn(&Ledger)) {
+/// Writes on while `harm` is done to the connection or the slot, and follows until everything is safe; nothing may be lost.
+fn survives(mut site: Site, harm: impl Fn(&Cluster, &Ledger)) {
     let follower = follow(&site);
     let ledger = Ledger::write(site.cluster());
-    harm(&ledger);
+    harm(site.cluster(), &ledger);
     ledger.wait_for_more(50);
     let acknowledged = ledger.finish();
     wait_until_all_is_flushed(site.cluster());
@@ -282,7 +282,7 @@ fn survives(mut site: Site, harm: impl Fn(&Ledger)) {
 fn a_connection_that_is_cut_is_made_again() {
     let Some(site) = site(streaming().settings("listen_addresses = '127.0.0.1'")) else { return };
     let proxy = through_a_proxy(&site);
-    survives(site, |ledger| {
+    survives(site, |_, ledger| {
         for ending in [Ending::Reset, Ending::Close, Ending::Reset] {
             ledger.wait_for_more(50);
             let before = proxy.accepted();
@@ -297,7 +297,7 @@ fn a_connection_on_which_nothing_arrives_any_more_is_given_up_and_made_again() {
     let settings = "listen_addresses = '127.0.0.1'\nwal_sender_timeout = 10s";
     let Some(site) = site(streaming().settings(settings)) else { return };
     let proxy = through_a_proxy(&site);
-    survives(site, |ledger| {
+    survives(site, |_, ledger| {
         ledger.wait_for_more(50);
         let before = proxy.accepted();
         proxy.strand();
@@ -390,22 +390,15 @@ fn a_slot_that_lost_its_wal_is_made_anew_and_the_loss_is_told() {
 
 #[test]
 fn the_slot_dropped_under_it_costs_nothing_as_long_as_the_server_has_the_wal() {
-    let Some(mut site) = site(streaming()) else { return };
-    let follower = follow(&site);
-    let ledger = Ledger::write(site.cluster());
-    ledger.wait_for_more(50);
-    wait_until("the slot to be dropped", || {
-        let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
-        site.cluster().sql(sql);
-        site.cluster().try_sql("SELECT pg_drop_replication_slot('pgbak')").is_ok()
+    let Some(site) = site(streaming()) else { return };
+    survives(site, |cluster, ledger| {
+        ledger.wait_for_more(50);
+        wait_until("the slot to be dropped", || {
+            cluster.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");
+            cluster.try_sql("SELECT pg_drop_replication_slot('pgbak')").is_ok()
+        });
+        wait_until_streaming(cluster);
     });
-    wait_until_streaming(site.cluster());
-    ledger.wait_for_more(50);
-    let acknowledged = ledger.finish();
-    wait_until_all_is_flushed(site.cluster());
-    stop(follower);
-    lose_the_server(&mut site);
-    assert_has_all_up_to(&site.restore(""), acknowledged);
 }
 
 #[test]
