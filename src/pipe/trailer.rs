@@ -47,8 +47,8 @@ pub fn judge_skippable(stored: &[u8]) -> Trailer {
     judge(stored, &SKIPPABLE_BEGIN, &[])
 }
 
-/// Whether a gzip member that begins like this is, or was, a trailer of [`MEMBER_SIZE`] bytes. No other member is as near:
-/// pgbak's own differ in seven bits, those by others in more.
+/// Whether a gzip member that begins like this is, or was, a trailer of [`MEMBER_SIZE`] bytes. No other member is as
+/// near: pgbak's own differ in seven bits, those by others in more.
 pub fn begins_member(stored: &[u8]) -> bool {
     is_near(stored, &MEMBER_BEGIN)
 }

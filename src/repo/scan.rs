@@ -67,7 +67,8 @@ impl Repository {
         self.read_record(name)?.transpose().map_err(|error| self.damaged(&key, error))
     }
 
-    /// Makes sure that a recorded backup stays recorded: whoever wrote the record may not have lived to make it durable.
+    /// Makes sure that a recorded backup stays recorded: whoever wrote the record may not have lived to make it
+    /// durable.
     pub fn keep_recorded(&self, name: BackupName) -> Result<()> {
         self.make_durable(&layout::backup_file(name, layout::RECORD))
     }

@@ -265,7 +265,8 @@ fn through_a_proxy(site: &Site) -> Proxy {
     proxy
 }
 
-/// Writes on while `harm` is done to the connection or the slot, and follows until everything is safe; nothing may be lost.
+/// Writes on while `harm` is done to the connection or the slot, and follows until everything is safe; nothing may be
+/// lost.
 fn survives(mut site: Site, harm: impl Fn(&Cluster, &Ledger)) {
     let follower = follow(&site);
     let ledger = Ledger::write(site.cluster());

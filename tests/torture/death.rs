@@ -26,14 +26,10 @@ fn dies_everywhere(deed: &mut Deed<'_>) {
     let again = length::of(1, DEATHS_MIN.div_ceil(points.len()));
     let points = campaign.some_of(iter::repeat_n(points, again).flatten().collect(), length::of(8, 300));
     let (count, mut killed) = (points.len(), 0);
-    for mut point in points {
-        let mut has_died = dies_at(deed, &point);
-        // A point of one thread may be beyond the end of a run that shares its work out otherwise.
-        while !has_died && point.nth > 1 {
-            point.nth /= 2;
-            has_died = dies_at(deed, &point);
-        }
-        killed += usize::from(has_died);
+    // A point of one thread may be beyond the end of a run that shares its work out otherwise.
+    let earlier = |point: &Point| (point.nth > 1).then(|| Point { nth: point.nth / 2, ..point.clone() });
+    for point in points {
+        killed += usize::from(iter::successors(Some(point), earlier).any(|point| dies_at(deed, &point)));
     }
     assert!(killed * 2 > count, "{killed} of {count}");
     campaign.end(&format!("{count} points, {killed} deaths, 0 lost"));

@@ -6,10 +6,10 @@
 //!
 //! Then the same recording is played back with syncs left out, which is the same as taking them out of the program:
 //! each kind of sync that there is must be missed by the law. A single one that is not missed must be explained.
-
 //!
-//! [`again`] has the runs that go on where a killed one has ended. [`recording`] is what the program did, [`disk`] what is left of it, [`failure`] when and how the power fails, [`law`]
-//! what must hold then, [`mutants`] the same without a sync, and [`real`] takes disks out of the model.
+//! [`recording`] is what the program did, [`disk`] what is left of it, [`failure`] when and how the power fails, [`law`]
+//! what must hold then, [`mutants`] the same without a sync, and [`real`] takes disks out of the model. [`again`] has
+//! the runs that go on where a killed one has ended.
 //!
 //! `wal-fetch` has no campaign: PostgreSQL makes durable what it is given, or asks for it again.
 
@@ -33,7 +33,7 @@ use self::recording::{Descriptors, Recording};
 use super::campaign::Campaign;
 use super::length;
 use super::scene::{self, assert_whole};
-use super::strace;
+use super::strace::{self, Call};
 use crate::scene;
 use crate::support::{Cluster, Identity, Pair, Site, SshAccount, Sshd, process, wait_until};
 use pgbak::pg::Lsn;
@@ -384,27 +384,34 @@ fn what_pgbak_remembers_may_be_torn_and_known_damage_stays_known() {
     campaign.end(&format!("{looked_at} disks, {real} of them real, nothing forgotten; {syncs}"));
 }
 
+/// A site whose second repository is on an SSH server that is recorded; `None`, with the test noted as skipped, where
+/// it cannot be had.
+fn recorded_pair(log: &Path) -> Option<Pair> {
+    let identity = Identity::ordinary();
+    // sftp-server hides from its own user as pgbak does.
+    if !strace::may_record(&identity) {
+        return None;
+    }
+    let server = Sshd::with(&identity, SshAccount::Shell).under(&strace::recording(log, strace::FILES));
+    scene::build_pair(server.start()?)
+}
+
+/// Runs pgbak, and tells what its sessions have called on the server.
+fn calls_of_the_server(pair: &Pair, log: &Path, arguments: &str) -> Vec<Call> {
+    let seen = strace::read(log).len();
+    pair.site.pgbak(arguments).succeeds();
+    wait_until("the sessions to end", || pair.sshd.connections() == 1);
+    strace::read(log).split_off(seen)
+}
+
 /// The same on the other side of an SSH connection, where `sftp-server` makes the calls.
 #[test]
 fn what_was_uploaded_survives_a_power_failure_of_the_server() {
     let mut campaign = Campaign::begin("power/sftp");
-    let identity = Identity::ordinary();
-    // sftp-server hides from its own user as pgbak does.
-    if !strace::may_record(&identity) {
-        return;
-    }
     let scratch = tempfile::tempdir().unwrap();
     let log = scratch.path().join("trace");
-    let server = Sshd::with(&identity, SshAccount::Shell).under(&strace::recording(&log, strace::FILES));
-    let Some(sshd) = server.start() else { return };
-    let Some(pair) = Pair::over(
-        sshd,
-        Site::with().initdb("--wal-segsize=1").without_archiving().config("[retention]\nkeep_last = 1\n"),
-    ) else {
-        return;
-    };
+    let Some(pair) = recorded_pair(&log) else { return };
     let site = &pair.site;
-    site.repositories().iter().for_each(|repository| repository.forget());
     let root = pair.sshd.local_path();
     let mut looked_at = 0;
     let mut syncs = String::new();
@@ -413,10 +420,8 @@ fn what_was_uploaded_survives_a_power_failure_of_the_server() {
             scene::archive_all(site);
         }
         let mut recording = Recording::begin(&root);
-        let seen = strace::read(&log).len();
-        site.pgbak(arguments).succeeds();
-        wait_until("the sessions to end", || pair.sshd.connections() == 1);
-        recording.follow(&strace::read(&log)[seen..], &pair.sshd.root_path(), Descriptors::OfEachThread);
+        let calls = calls_of_the_server(&pair, &log, arguments);
+        recording.follow(&calls, &pair.sshd.root_path(), Descriptors::OfEachThread);
         acknowledge(&mut recording);
         if arguments == "prune" {
             recording.keeps_what_is_left();

@@ -191,9 +191,13 @@ impl Pruner<'_> {
     /// What is deleted is not needed because of what is kept, which may have been recorded by somebody who did not live
     /// to make that durable.
     fn keep_what_is_relied_on(&self, repository: &Repository, plan: &RetentionPlan) -> Result<(), Error> {
+        // A leftover goes for what it is itself.
         let deletes = plan.backups.iter().any(|backup| backup.verdict.deletes())
             || plan.wal.iter().any(|wal| wal.verdict.deletes());
-        for kept in plan.backups.iter().filter(|backup| deletes && !backup.verdict.deletes()) {
+        if !deletes {
+            return Ok(());
+        }
+        for kept in plan.backups.iter().filter(|backup| !backup.verdict.deletes()) {
             (self.check)()?;
             repository.keep_recorded(kept.name)?;
         }

@@ -20,11 +20,8 @@ impl Sftp {
         let waiting = Waiting::either(self.interrupt());
         let connection = self.connection(&waiting)?;
         let path = &self.path(directory);
-        let look = match directory {
-            "" => Request::Stat { path },
-            _ => Request::Lstat { path },
-        };
-        let [found, opened] = connection.ask([look, Request::OpenDirectory { path }], &waiting)?;
+        let [found, opened] =
+            connection.ask([look_at(directory, path), Request::OpenDirectory { path }], &waiting)?;
         let found = match found.attributes() {
             Err(missing) if missing.is_status(Status::NO_SUCH_FILE) => None,
             found => Some(found?),
@@ -66,6 +63,14 @@ impl Sftp {
             }
         }
         Ok(Vec::new())
+    }
+}
+
+/// Asks what is at `path`, which is that of `key`. Only the root may be a link.
+pub fn look_at<'a>(key: &str, path: &'a str) -> Request<'a> {
+    match key {
+        "" => Request::Stat { path },
+        _ => Request::Lstat { path },
     }
 }
 

@@ -56,6 +56,7 @@ use crate::interrupt::Interrupt;
 use connection::Connection;
 use download::Download;
 use failure::{Attempt, Expect};
+use listing::look_at;
 use packet::{FileType, Mode, Request, Status};
 use pool::Pool;
 use tree::{parent, synced_directory};
@@ -136,11 +137,7 @@ impl Sftp {
         let waiting = Waiting::either(self.interrupt());
         let connection = self.durable_connection(&waiting)?;
         let target = &self.path(path);
-        let look = match path {
-            "" => Request::Stat { path: target },
-            _ => Request::Lstat { path: target },
-        };
-        let [found] = connection.ask([look], &waiting)?;
+        let [found] = connection.ask([look_at(path, target)], &waiting)?;
         match found.attributes()?.file_type() {
             Some(FileType::Directory) => {
                 self.sync_directories(&connection, target, &waiting)?;

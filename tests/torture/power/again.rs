@@ -12,28 +12,34 @@ use super::super::scene;
 use super::super::strace::{self, Call, Point};
 use super::failure::assert_survives;
 use super::recording::{Descriptors, Recording};
-use super::{Diary, acknowledge, law, record, record_stream, repositories_of};
+use super::{
+    Diary, acknowledge, calls_of_the_server, law, record, record_stream, recorded_pair, repositories_of,
+};
 use crate::scene;
-use crate::support::{Identity, Installation, Pair, Site, SshAccount, Sshd, process, wait_until};
+use crate::support::{Installation, Pair, Site, process, wait_until};
 
-/// Runs pgbak, which is killed at `point` and so has acknowledged nothing, and follows what it does below `root`.
-fn record_death(site: &Site, recording: &mut Recording, root: &Path, arguments: &str, point: &Point) {
-    let log = site.fresh("home/trace");
-    let killed = strace::run(site, &strace::recording_and_killing(&log, strace::FILES, point), arguments);
-    assert!(killed.code != 0 && strace::has_killed(&log), "it was not killed: {killed}");
-    recording.follow(&strace::read(&log), root, Descriptors::Shared);
+/// Runs pgbak under strace, which is killed and so has acknowledged nothing, and follows what it does to repositories.
+fn follow_death(site: &Site, recording: &mut Recording, arguments: &str, tool: &[String], log: &Path) {
+    let killed = strace::run(site, tool, arguments);
+    assert!(killed.code != 0 && strace::has_killed(log), "it was not killed: {killed}");
+    recording.follow(&strace::read(log), &repositories_of(site), Descriptors::Shared);
 }
 
-/// The same for a run that is killed when it is about to make durable that there is a file whose path ends so.
+/// Kills it at `point`.
+fn record_death(site: &Site, recording: &mut Recording, arguments: &str, point: &Point) {
+    let log = site.fresh("home/trace");
+    let tool = strace::recording_and_killing(&log, strace::FILES, point);
+    follow_death(site, recording, arguments, &tool, &log);
+}
+
+/// Kills it when it is about to make durable that there is a file whose path ends so.
 fn record_death_behind(site: &Site, recording: &mut Recording, arguments: &str, end: &str) -> Option<()> {
     let interposer = Interposer::build(site.identity())?;
     interposer.order("pgbak", &Orders::DieBehind { end: end.to_owned() });
     let log = site.fresh("home/trace");
     let mut tool = strace::recording(&log, strace::FILES);
     tool.extend(interposer.environment().map(|variable| format!("--env={variable}")));
-    let killed = strace::run(site, &tool, arguments);
-    assert!(strace::has_killed(&log), "it was not killed: {killed}");
-    recording.follow(&strace::read(&log), &repositories_of(site), Descriptors::Shared);
+    follow_death(site, recording, arguments, &tool, &log);
     Some(())
 }
 
@@ -51,7 +57,7 @@ fn first_sync_behind(calls: &[Call], is_change: impl Fn(&Call) -> bool) -> Point
     Point { call: "fsync".to_owned(), nth: u32::try_from(earlier + 1).unwrap() }
 }
 
-/// Whether a call gives a file its name, which contains `name`.
+/// Whether a call gives a file its name, which begins so.
 fn names(call: &Call, name: &str) -> bool {
     let last = call.strings().pop().unwrap_or_default();
     (call.name.starts_with("link") || call.name.starts_with("rename"))
@@ -77,7 +83,7 @@ fn wal_is_made_durable_before_it_is_acknowledged() {
     let mut looked_at = 0;
     for nth in 1..=last.nth {
         let mut recording = Recording::begin(&root);
-        record_death(&site, &mut recording, &root, &push, &Point { nth, ..last.clone() });
+        record_death(&site, &mut recording, &push, &Point { nth, ..last.clone() });
         record(&site, &mut recording, &root, &push);
         assert_eq!(recording.acknowledged.len(), 1, "{:?}", recording.acknowledged);
         looked_at += assert_survives(&recording, &mut campaign, law::of_repositories);
@@ -176,7 +182,7 @@ fn a_record_is_gone_for_good_before_its_data_goes() {
     two_backups();
     let root = repositories_of(&site);
     let mut recording = Recording::begin(&root);
-    record_death(&site, &mut recording, &root, "prune", &point);
+    record_death(&site, &mut recording, "prune", &point);
     assert_eq!((site.repository().backups().len(), site.repository().directories_of_backups().len()), (1, 2));
     record(&site, &mut recording, &root, "prune");
     assert_eq!(site.repository().directories_of_backups().len(), 1);
@@ -208,32 +214,19 @@ fn the_backup_that_is_kept_is_durable_before_the_others_go() {
 #[test]
 fn an_upload_is_made_durable_before_it_is_acknowledged() {
     let mut campaign = Campaign::begin("power/sftp-again");
-    let identity = Identity::ordinary();
-    // sftp-server hides from its own user as pgbak does.
-    if !strace::may_record(&identity) {
-        return;
-    }
     let scratch = tempfile::tempdir().unwrap();
     let undisturbed = scratch.path().join("undisturbed");
-    let server =
-        Sshd::with(&identity, SshAccount::Shell).under(&strace::recording(&undisturbed, strace::FILES));
-    let Some(sshd) = server.start() else { return };
-    let config = "[wal]\npush_to = [\"remote\"]\n";
-    let site = Site::with().initdb("--wal-segsize=1").without_archiving().config(config);
-    let Some(mut pair) = Pair::over(sshd, site) else { return };
-    pair.site.repositories().iter().for_each(|repository| repository.forget());
-    let quiet = |pair: &Pair| wait_until("the sessions to end", || pair.sshd.connections() == 1);
+    let Some(mut pair) = recorded_pair(&undisturbed) else { return };
+    pair.site.add_to_config("\n[wal]\npush_to = [\"remote\"]\n");
     let new_push = |pair: &Pair| {
         let segment = scene::new_segment(&pair.site);
         (scene::push(&pair.site, &segment), segment)
     };
-    pair.site.pgbak(&new_push(&pair).0).succeeds();
-    quiet(&pair);
-    let seen = strace::read(&undisturbed).len();
+    // The first one makes directories.
+    calls_of_the_server(&pair, &undisturbed, &new_push(&pair).0);
     let (push, segment) = new_push(&pair);
-    pair.site.pgbak(&push).succeeds();
-    quiet(&pair);
-    let last = first_sync_behind(&strace::read(&undisturbed)[seen..], |call| names(call, &segment));
+    let calls = calls_of_the_server(&pair, &undisturbed, &push);
+    let last = first_sync_behind(&calls, |call| names(call, &segment));
 
     let (root, seen_as) = (pair.sshd.local_path(), pair.sshd.root_path());
     let mut looked_at = 0;
